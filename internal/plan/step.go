@@ -1,0 +1,56 @@
+package plan
+
+import "fmt"
+
+// Kind says what a step does.
+type Kind string
+
+// The kinds of steps, in the order in which a VM comes up and then in the
+// order in which it goes.
+const (
+	MakeImage     Kind = "image"
+	MakeKeys      Kind = "keys"
+	AddBridge     Kind = "bridge"
+	SetForwarding Kind = "forwarding"
+	SetFirewall   Kind = "firewall"
+	AddTap        Kind = "tap"
+	StartShare    Kind = "share"
+	StartVMM      Kind = "vmm"
+	AwaitReady    Kind = "ready"
+
+	StopVMM           Kind = "stop"
+	StopShare         Kind = "stop share"
+	RemoveTap         Kind = "remove tap"
+	ClearFirewall     Kind = "remove from firewall"
+	Forget            Kind = "forget"
+	RemoveFirewall    Kind = "remove firewall"
+	RestoreForwarding Kind = "restore forwarding"
+	RemoveBridge      Kind = "remove bridge"
+)
+
+// Step is one named change to the host.
+type Step struct {
+	Kind Kind
+	// VM is the VM it is for; "" for the host itself.
+	VM string
+	// Share is the tag of the share, for StartShare and StopShare.
+	Share string
+	// Reason says why the step is needed.
+	Reason string
+}
+
+// String is the step as a plan prints it.
+func (s Step) String() string {
+	subject := s.VM
+	if subject == "" {
+		subject = "host"
+	}
+	action := string(s.Kind)
+	if s.Share != "" {
+		action += " " + s.Share
+	}
+	if s.Reason == "" {
+		return fmt.Sprintf("%s: %s", subject, action)
+	}
+	return fmt.Sprintf("%s: %s (%s)", subject, action, s.Reason)
+}
