@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"bield/internal/api/client"
+	"bield/internal/config"
+	"bield/internal/spec"
+	"bield/internal/state"
+)
+
+// app is what every verb works with.
+type app struct {
+	out, err   io.Writer
+	run        state.Run
+	configFile string
+}
+
+func newApp(out, err io.Writer) *app {
+	return &app{out: out, err: err, run: state.RunFromEnv()}
+}
+
+func newRootCommand(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "bield",
+		Short: "Ephemeral microVMs for coding agents",
+		Long: `bield hosts ephemeral microVMs for coding agents. A file declares the VMs; each
+is a real VM with your workspace mounted live and nothing else of the host in it.`,
+		Example: `  sudo bield setup                 get what this machine lacks
+  sudo bield up claude-home        start a VM; returns when SSH works
+  bield ssh claude-home            a shell in it
+  bield ls                         what runs
+  bield down claude-home           stop it and forget its root`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version,
+	}
+	root.SetVersionTemplate("bield {{.Version}}\n")
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &exitError{exitUsage, fmt.Errorf("%w (see `%s --help`)", err, c.CommandPath())}
+	})
+	root.PersistentFlags().StringVarP(&a.configFile, "config", "c", "", "the file that declares the VMs (default: ~/.config/bield/bield.yaml, then /etc/bield/bield.yaml)")
+	root.AddCommand(
+		newUpCommand(a), newDownCommand(a), newListCommand(a), newSSHCommand(a), newLogsCommand(a),
+		newConfigCommand(a), newImageCommand(a), newSetupCommand(a), newVersionCommand(a),
+	)
+	return root
+}
+
+// usage makes an argument check whose failure is a usage error.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return &exitError{exitUsage, fmt.Errorf("%w\nusage: %s", err, c.UseLine())}
+		}
+		return nil
+	}
+}
+
+// load finds, reads and checks the configuration.
+func (a *app) load(ctx context.Context) (spec.Host, string, error) {
+	env, err := config.HostEnv()
+	if err != nil {
+		return spec.Host{}, "", err
+	}
+	path, err := config.Find(a.configFile, env)
+	if err != nil {
+		return spec.Host{}, "", err
+	}
+	host, err := config.Load(ctx, path, env)
+	return host, path, err
+}
+
+// daemon returns a client of a daemon that runs, started if need be.
+func (a *app) daemon(ctx context.Context) (*client.Client, error) {
+	c := client.New(a.run.Socket())
+	_, err := c.Version(ctx)
+	if err == nil {
+		return c, nil
+	}
+	if !errors.Is(err, client.ErrNoDaemon) {
+		return nil, err
+	}
+	if err := a.startDaemon(ctx); err != nil {
+		return nil, err
+	}
+	_, err = c.Version(ctx)
+	return c, err
+}
+
+// Colours of a terminal.
+const (
+	red   = "31"
+	green = "32"
+	dim   = "2"
+)
+
+// paint colours text where w is a terminal that wants it.
+func (a *app) paint(w io.Writer, colour, text string) string {
+	if !isTerminal(w) || os.Getenv("NO_COLOR") != "" {
+		return text
+	}
+	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"bield/internal/spec"
+)
+
+func newListCommand(a *app) *cobra.Command {
+	var asJSON, quiet bool
+	c := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List the VMs of this host",
+		Args:    usage(cobra.NoArgs),
+		RunE:    func(c *cobra.Command, _ []string) error { return runList(c.Context(), a, asJSON, quiet) },
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print a JSON array of all that is known")
+	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names alone")
+	return c
+}
+
+func runList(ctx context.Context, a *app, asJSON, quiet bool) error {
+	d, err := a.daemon(ctx)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	reply, err := d.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case asJSON:
+		return printJSON(a.out, reply.VMs)
+	case quiet:
+		for _, vm := range reply.VMs {
+			fmt.Fprintln(a.out, vm.Name)
+		}
+		return nil
+	default:
+		return a.printVMs(reply.VMs, time.Now())
+	}
+}
+
+func printJSON(w io.Writer, value any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
+}
+
+func (a *app) printVMs(vms []spec.VMStatus, now time.Time) error {
+	if len(vms) == 0 {
+		fmt.Fprintln(a.err, "no VM yet: `bield up` starts those of your bield.yaml")
+		return nil
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tSTATE\tIP\tVCPU\tMEM\tUPTIME\tWORKSPACE")
+	for _, vm := range vms {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", vm.Name, vm.State, vm.IP, vm.VCPU, mebibytes(vm.MemoryMiB), uptime(vm.Since, now), vm.Workspace)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, vm := range vms {
+		if vm.Reason != "" {
+			fmt.Fprintf(a.out, "%s %s: %s\n", a.paint(a.out, red, "!"), vm.Name, vm.Reason)
+		}
+	}
+	return nil
+}
+
+func mebibytes(n int) string {
+	if n%1024 == 0 {
+		return fmt.Sprintf("%dG", n/1024)
+	}
+	return fmt.Sprintf("%dM", n)
+}
+
+// uptime is in the two largest units, "-" for a VM that does not run.
+func uptime(since *time.Time, now time.Time) string {
+	if since == nil {
+		return "-"
+	}
+	d := max(0, now.Sub(*since))
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%ds", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
+	default:
+		return fmt.Sprintf("%dd%dh", int(d.Hours())/24, int(d.Hours())%24)
+	}
+}

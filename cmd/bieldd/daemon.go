@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"strconv"
+	"time"
+
+	"bield/internal/api/server"
+	"bield/internal/reconcile"
+	"bield/internal/state"
+)
+
+// daemon is the engine, its server, and the lock that makes it the only one.
+type daemon struct {
+	lock     *os.File
+	listener net.Listener
+	engine   *reconcile.Engine
+	server   *server.Server
+	idle     *idleTimer
+	log      *slog.Logger
+}
+
+// start takes the run directory's lock before it touches anything else there.
+func start(ctx context.Context, o options, log *slog.Logger) (_ *daemon, err error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("bieldd needs root, to make bridges and to become other users: use sudo")
+	}
+	run, cache := state.RunFromEnv(), state.CacheFromEnv()
+	if err := run.Make(); err != nil {
+		return nil, err
+	}
+	d := &daemon{log: log}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if d.lock, err = state.Lock(run.Lock()); err != nil {
+		if errors.Is(err, state.ErrLocked) {
+			err = fmt.Errorf("another bieldd serves %s: end it first, or set %s", run.Dir, state.EnvRunDir)
+		}
+		return nil, err
+	}
+	if d.engine, err = newEngine(ctx, run, cache, log); err != nil {
+		return nil, err
+	}
+	d.idle = newIdleTimer(o.idle, d.engine.Idle)
+	d.server = server.New(d.engine, version, log, d.idle.touch)
+	d.listener, err = listen(run.Socket())
+	return d, err
+}
+
+// listen opens the socket to root and the group bield, where there is one.
+func listen(path string) (net.Listener, error) {
+	if err := state.Remove(path); err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	gid, mode := 0, os.FileMode(0o600)
+	if group, err := user.LookupGroup("bield"); err == nil {
+		if gid, err = strconv.Atoi(group.Gid); err == nil {
+			mode = 0o660
+		}
+	}
+	if err := errors.Join(os.Chown(path, 0, gid), os.Chmod(path, mode)); err != nil {
+		_ = listener.Close()
+		return nil, fmt.Errorf("open %s to the group bield: %w", path, err)
+	}
+	return listener, nil
+}
+
+// serve answers until ctx ends or the daemon has been idle for long enough.
+func (d *daemon) serve(ctx context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- d.server.Serve(d.listener) }()
+	d.log.Info("bieldd serves", "version", version, "socket", d.listener.Addr().String())
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+		d.log.Info("bieldd ends: told to; VMs go on")
+	case <-d.idle.expired:
+		d.log.Info("bieldd ends: nothing to do")
+	}
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	return errors.Join(d.server.Shutdown(closing), <-served)
+}
+
+func (d *daemon) close() {
+	if d.idle != nil {
+		d.idle.stop()
+	}
+	if d.engine != nil {
+		d.engine.Close()
+	}
+	if d.lock != nil {
+		_ = d.lock.Close()
+	}
+}
+
+// idleTimer expires when nothing ran and nobody asked for a while.
+type idleTimer struct {
+	expired chan struct{}
+	after   time.Duration
+	timer   *time.Timer
+}
+
+// newIdleTimer never expires when after is 0.
+func newIdleTimer(after time.Duration, idle func() bool) *idleTimer {
+	t := &idleTimer{expired: make(chan struct{}), after: after}
+	if after <= 0 {
+		return t
+	}
+	t.timer = time.AfterFunc(after, func() {
+		if idle() {
+			close(t.expired)
+			return
+		}
+		t.timer.Reset(after)
+	})
+	return t
+}
+
+func (t *idleTimer) touch() {
+	// Reset on a timer that has fired would let it expire twice.
+	if t.timer != nil && t.timer.Stop() {
+		t.timer.Reset(t.after)
+	}
+}
+
+func (t *idleTimer) stop() {
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+}

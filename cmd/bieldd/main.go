@@ -1,0 +1,135 @@
+// Command bieldd is bield's host daemon: it answers on a unix socket and holds
+// the host to its spec. VMs outlive it. It is the one place that wires the
+// rooms together.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"bield/internal/hypervisor"
+	"bield/internal/hypervisor/qemu"
+	"bield/internal/process"
+	"bield/internal/reconcile"
+	"bield/internal/setup"
+	"bield/internal/spec"
+	"bield/internal/state"
+)
+
+// version is stamped by the build.
+var version = "dev"
+
+const (
+	bootTimeout = 3 * time.Minute
+	// closeTimeout bounds calls under way when the daemon is told to end.
+	closeTimeout = 10 * time.Second
+)
+
+type options struct {
+	idle    time.Duration
+	readyFD int
+}
+
+func main() {
+	process.MaybeLaunch()
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		os.Exit(2)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if err := run(o, log); err != nil {
+		log.Error("bieldd ends", "error", err)
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	flags := flag.NewFlagSet("bieldd", flag.ContinueOnError)
+	flags.DurationVar(&o.idle, "idle-timeout", 0, "end after this long without a VM or a request; 0: never")
+	flags.IntVar(&o.readyFD, "ready-fd", 0, "write a line to this descriptor once requests are answered")
+	show := flags.Bool("version", false, "print the version and end")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	if *show {
+		fmt.Println("bieldd", version)
+		return o, flag.ErrHelp
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "bieldd: takes no arguments: "+flags.Arg(0))
+		return o, errors.New("arguments")
+	}
+	return o, nil
+}
+
+// run serves until a signal or idleness ends it; what went wrong before it
+// could serve also goes to the one who started it.
+func run(o options, log *slog.Logger) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	ready := readiness(o.readyFD)
+	d, err := start(ctx, o, log)
+	ready(err)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	return d.serve(ctx)
+}
+
+// readiness reports once: an empty line for success, or the error.
+func readiness(fd int) func(error) {
+	if fd <= 2 {
+		return func(error) {}
+	}
+	f := os.NewFile(uintptr(fd), "ready")
+	return func(err error) {
+		text := "\n"
+		if err != nil {
+			text = err.Error() + "\n"
+		}
+		_, _ = f.WriteString(text)
+		_ = f.Close()
+	}
+}
+
+func newEngine(ctx context.Context, run state.Run, cache state.Cache, log *slog.Logger) (*reconcile.Engine, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find bieldd itself: %w", err)
+	}
+	kvm, reason := hypervisor.KVM()
+	if !kvm {
+		log.Info("guests run without KVM, which is slow", "reason", reason)
+	}
+	driver := qemu.New("", kvm)
+	return reconcile.New(ctx, reconcile.Options{
+		Run:        run,
+		Cache:      cache,
+		InitBinary: filepath.Join(filepath.Dir(self), "bield-init"),
+		Virtiofsd:  func() ([]string, error) { return setup.Virtiofsd(cache.Dir) },
+		Driver:     driver,
+		Hypervisor: spec.HypervisorQEMU,
+		KVM:        kvm,
+		CheckDriver: func() error {
+			_, err := driver.Find()
+			return err
+		},
+		Cores:       runtime.NumCPU(),
+		BootTimeout: bootTimeout,
+		Log:         log,
+	})
+}

@@ -1,0 +1,123 @@
+package api
+
+import (
+	"time"
+
+	"bield/internal/spec"
+)
+
+// Version is raised when an older client or daemon would misread the other.
+const Version = 1
+
+// Limits on what a client may send.
+const (
+	// MaxRequestBytes bounds a request's body: a host with a thousand VMs
+	// stays well below.
+	MaxRequestBytes = 4 << 20
+	// MaxEventBytes bounds one line of a stream.
+	MaxEventBytes = 64 << 10
+)
+
+// Paths of the API. {name} is a VM, {digest} an image.
+const (
+	PathVersion     = "/v1/version"
+	PathUp          = "/v1/up"
+	PathDown        = "/v1/down"
+	PathVMs         = "/v1/vms"
+	PathAccess      = "/v1/vms/{name}/access"
+	PathLogs        = "/v1/vms/{name}/logs"
+	PathImages      = "/v1/images"
+	PathImage       = "/v1/images/{digest}"
+	PathImagesPrune = "/v1/images/prune"
+)
+
+// VersionReply says who answers.
+type VersionReply struct {
+	API     int    `json:"api"`
+	Version string `json:"version"`
+	PID     int    `json:"pid"`
+}
+
+// UpRequest hands over a checked host and asks for some of its VMs to run.
+type UpRequest struct {
+	Host spec.Host `json:"host"`
+	// Origin is the absolute path of the file that Host was read from.
+	Origin string   `json:"origin"`
+	Names  []string `json:"names"`
+}
+
+// DownRequest asks for VMs to be stopped.
+type DownRequest struct {
+	Names []string `json:"names"`
+	// Force skips the guest's own shutdown.
+	Force bool `json:"force,omitempty"`
+}
+
+// BuildRequest asks for an image.
+type BuildRequest struct {
+	Image spec.Image `json:"image"`
+	// Disk asks for its EROFS disk as well.
+	Disk bool `json:"disk,omitempty"`
+}
+
+// PruneRequest names no image: those that no running VM and no VM of the
+// applied spec uses are removed.
+type PruneRequest struct{}
+
+// Event is one line of a stream.
+type Event struct {
+	VM string `json:"vm,omitempty"`
+	// Step is the step's name, as `bield plan` prints it.
+	Step string `json:"step,omitempty"`
+	// State is "start", "progress", "done" or "failed".
+	State   string        `json:"state,omitempty"`
+	Message string        `json:"message,omitempty"`
+	Elapsed time.Duration `json:"elapsed,omitempty"`
+	// Done marks the last event; Error is then "" or why the call failed.
+	Done  bool   `json:"done,omitempty"`
+	Error *Error `json:"error,omitempty"`
+}
+
+// Error is a failed call: what went wrong, and what to do.
+type Error struct {
+	Message string `json:"message"`
+}
+
+// Error implements error.
+func (e *Error) Error() string { return e.Message }
+
+// VMsReply lists VMs in the order of their names.
+type VMsReply struct {
+	VMs []spec.VMStatus `json:"vms"`
+}
+
+// AccessReply is what OpenSSH needs to reach a guest.
+type AccessReply struct {
+	Address    string `json:"address"` // IP
+	User       string `json:"user"`
+	Alias      string `json:"alias"` // the name its host key is pinned under
+	Identity   string `json:"identity"`
+	KnownHosts string `json:"knownHosts"`
+}
+
+// Image is one image of the store.
+type Image struct {
+	Digest   string    `json:"digest"`
+	Made     time.Time `json:"made"`
+	Bytes    int64     `json:"bytes"`
+	Suite    string    `json:"suite"`
+	Kernel   string    `json:"kernel"`
+	Packages []string  `json:"packages,omitempty"`
+	// UsedBy names VMs.
+	UsedBy []string `json:"usedBy,omitempty"`
+}
+
+// ImagesReply lists images, newest first.
+type ImagesReply struct {
+	Images []Image `json:"images"`
+}
+
+// PruneReply says what was removed.
+type PruneReply struct {
+	Removed []Image `json:"removed"`
+}

@@ -1,0 +1,80 @@
+package hypervisor
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// kvmGetAPIVersion is KVM_GET_API_VERSION, _IO(0xAE, 0) of linux/kvm.h; the
+	// answer has been 12 since Linux 2.6.20.
+	kvmGetAPIVersion = 0xAE00
+	kvmAPIVersion    = 12
+)
+
+// KVM says whether this host's KVM runs guests at full speed, and if not why.
+func KVM() (usable bool, reason string) { return kvmBelow("/") }
+
+// kvmBelow is KVM on the host whose /dev, /proc and /sys lie below root.
+func kvmBelow(root string) (bool, string) {
+	device := filepath.Join(root, "dev/kvm")
+	if reason := askDevice(device); reason != "" {
+		return false, reason
+	}
+	// A KVM in software opens and makes VMs like any other, but emulates the
+	// guest's kernel instruction by instruction.
+	if _, err := os.Stat(filepath.Join(root, "sys/module/kvm_pvm")); err == nil {
+		return false, "/dev/kvm is KVM in software (kvm_pvm), far too slow for a Linux guest"
+	}
+	if runtime.GOARCH != "amd64" {
+		return true, ""
+	}
+	cpuinfo, err := os.Open(filepath.Join(root, "proc/cpuinfo"))
+	if err != nil {
+		return false, err.Error()
+	}
+	defer cpuinfo.Close()
+	if !virtualizes(cpuinfo) {
+		return false, "/dev/kvm is there, but the CPU offers no virtualization (no vmx or svm in /proc/cpuinfo)"
+	}
+	return true, ""
+}
+
+func askDevice(path string) (reason string) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	switch {
+	case err == unix.ENOENT:
+		return "there is no /dev/kvm: load kvm_intel or kvm_amd, or enable virtualization in the firmware"
+	case err != nil:
+		return fmt.Sprintf("open /dev/kvm: %v", err)
+	}
+	defer unix.Close(fd)
+	version, err := unix.IoctlRetInt(fd, kvmGetAPIVersion)
+	if err != nil {
+		return fmt.Sprintf("ask /dev/kvm for its version: %v", err)
+	}
+	if version != kvmAPIVersion {
+		return fmt.Sprintf("/dev/kvm has version %d of its interface, not %d", version, kvmAPIVersion)
+	}
+	return ""
+}
+
+// virtualizes looks for vmx (Intel) or svm (AMD) among the first CPU's flags.
+func virtualizes(cpuinfo io.Reader) bool {
+	lines := bufio.NewScanner(cpuinfo)
+	for lines.Scan() {
+		if key, flags, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(key) == "flags" {
+			words := strings.Fields(flags)
+			return slices.Contains(words, "vmx") || slices.Contains(words, "svm")
+		}
+	}
+	return false
+}

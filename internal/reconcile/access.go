@@ -1,0 +1,112 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"bield/internal/sshaccess"
+	"bield/internal/state"
+)
+
+// Access is what OpenSSH needs to reach a guest.
+type Access struct {
+	Address    string
+	User       string
+	Alias      string
+	Identity   string
+	KnownHosts string
+}
+
+// Access lets a caller into a running guest: bield makes a key for them, if
+// they have none, and the guest is told of it, if it does not know it.
+func (e *Engine) Access(ctx context.Context, caller Caller, name string) (Access, error) {
+	e.mu.Lock()
+	m, ok := e.vms[name]
+	_, declared := e.applied.Host.VM(name)
+	e.mu.Unlock()
+	switch {
+	case !ok && !declared:
+		return Access{}, fmt.Errorf("%w: this host knows no VM %q (`bield ls` lists them)", ErrNotFound, name)
+	case !ok:
+		return Access{}, errDown(name)
+	}
+	if err := m.acquire(ctx); err != nil {
+		return Access{}, err
+	}
+	defer m.release()
+	e.mu.Lock()
+	up := m.record != nil && m.record.Ready != nil
+	e.mu.Unlock()
+	if !up {
+		return Access{}, errDown(name)
+	}
+	j := e.newJob(m, m.record.VM, caller, e.logProgress)
+	key, err := j.admit(ctx)
+	if err != nil {
+		return Access{}, err
+	}
+	return Access{
+		Address: j.vm.IP.String(), User: j.vm.User.Name, Alias: sshaccess.Alias(name),
+		Identity: key.Private, KnownHosts: e.Run.KnownHosts(name),
+	}, nil
+}
+
+func errDown(name string) error {
+	return fmt.Errorf("%w: VM %s is down: `bield up %s` starts it", ErrConflict, name, name)
+}
+
+// admit returns the caller's key, known to the guest.
+func (j *job) admit(ctx context.Context) (sshaccess.Key, error) {
+	folder := state.Folder{Dir: j.e.host().StateDir}
+	j.e.keysMu.Lock()
+	key, err := userKey(folder, j.caller.UID, j.caller.GID)
+	j.e.keysMu.Unlock()
+	if err != nil || slices.Contains(j.record().Authorized, j.caller.UID) {
+		return key, err
+	}
+	r := j.currentRun()
+	session := r.session()
+	if session == nil {
+		return key, fmt.Errorf("%w: the guest link of %s is not connected, and so the guest cannot be told of your key: `bield restart %s`", ErrConflict, j.vm.Name, j.vm.Name)
+	}
+	authorized := append(j.record().Authorized, j.caller.UID)
+	if err := j.collectKeys(folder, authorized); err != nil {
+		return key, err
+	}
+	if err := session.Authorize(ctx, j.authorizedKeys()); err != nil {
+		return key, fmt.Errorf("tell the guest of your key: %w", err)
+	}
+	return key, j.change(func(record *Record) { record.Authorized = authorized })
+}
+
+// collectKeys reads the keys of those who may want in, the daemon's first.
+func (j *job) collectKeys(folder state.Folder, users []uint32) error {
+	j.e.keysMu.Lock() // several VMs may want the same key to be made
+	defer j.e.keysMu.Unlock()
+	daemon, err := sshaccess.EnsureKey(folder.DaemonKey(), "bieldd", 0, 0)
+	if err != nil {
+		return err
+	}
+	j.keys = []sshaccess.Key{daemon}
+	for _, uid := range users {
+		key, err := userKey(folder, uid, j.groupOf(uid))
+		if err != nil {
+			return err
+		}
+		j.keys = append(j.keys, key)
+	}
+	return nil
+}
+
+// groupOf is the primary group that a user's key folder gets.
+func (j *job) groupOf(uid uint32) uint32 {
+	switch uid {
+	case j.caller.UID:
+		return j.caller.GID
+	case j.vm.User.UID:
+		return j.vm.User.GID
+	default:
+		return uid
+	}
+}

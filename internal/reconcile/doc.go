@@ -1,0 +1,19 @@
+// Package reconcile brings a host from what it is to what its spec asks for:
+// it observes, plans, applies, records, and takes back what it made.
+//
+// It promises that each resource has a record on disk before it exists, that a
+// failed start leaves nothing behind, and that stopping, undoing and cleaning
+// up are one code: the plan for a smaller spec.
+//
+//	engine.go   the Engine: its VMs and locks, List
+//	accept.go   who may ask for what; the one applied spec
+//	up.go       Up and Down, several VMs at a time
+//	job.go      one VM's steps, carried out in order
+//	host.go     steps of the host: bridge, forwarding, firewall
+//	parts.go    steps of a VM: image, keys, tap, shares
+//	boot.go     steps of a VM: VMM, ready
+//	run.go      what belongs to a running VM, and the cause of its end
+//	console.go  the serial line's log
+//	record.go   what is written down
+//	observe.go  what is really there
+package reconcile

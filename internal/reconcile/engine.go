@@ -1,0 +1,200 @@
+package reconcile
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"bield/internal/hypervisor"
+	"bield/internal/image"
+	"bield/internal/spec"
+	"bield/internal/state"
+)
+
+// Errors that say what kind of refusal a call met.
+var (
+	ErrForbidden = errors.New("not permitted")
+	ErrNotFound  = errors.New("not found")
+	ErrConflict  = errors.New("in conflict")
+)
+
+// Options are what an Engine works with.
+type Options struct {
+	Run   state.Run
+	Cache state.Cache
+	// InitBinary is the bield-init that becomes /init of every guest.
+	InitBinary string
+	// Virtiofsd finds the command that starts virtiofsd.
+	Virtiofsd func() ([]string, error)
+	// Driver starts VMMs; Hypervisor is its name in bield.yaml, and KVM says
+	// whether its guests run on hardware.
+	Driver     hypervisor.Driver
+	Hypervisor spec.HypervisorKind
+	KVM        bool
+	// CheckDriver says what the driver lacks on this host.
+	CheckDriver func() error
+	// Cores is how many VMs may be started at a time.
+	Cores int
+	// BootTimeout bounds the time from the VMM's start to a usable guest.
+	BootTimeout time.Duration
+	Log         *slog.Logger
+}
+
+// Progress is one thing that happened to a step.
+type Progress struct {
+	VM      string
+	Step    string
+	State   string // "start", "progress", "done", "failed"
+	Message string
+	Elapsed time.Duration
+}
+
+// Engine holds one host. Its methods may be called at once.
+type Engine struct {
+	Options
+	images image.Store
+
+	// hostMu guards what belongs to the host as a whole: bridge, forwarding,
+	// firewall and their record.
+	hostMu sync.Mutex
+
+	// keysMu guards the making of SSH keys that VMs share.
+	keysMu sync.Mutex
+
+	mu      sync.Mutex // guards what follows
+	applied Applied
+	vms     map[string]*machine
+	tasks   sync.WaitGroup
+	closing chan struct{}
+}
+
+// machine is what the engine holds of one VM, running or not.
+type machine struct {
+	name string
+	// busy is held by whoever changes the VM.
+	busy chan struct{}
+
+	// Guarded by Engine.mu.
+	record  *Record // nil when nothing of the VM is there
+	state   spec.State
+	failure string // why it failed
+	run     *run
+}
+
+// New returns an engine for the applied spec and the records that it finds.
+// VMs that still run are taken over; what is left of others is removed.
+func New(ctx context.Context, o Options) (*Engine, error) {
+	for _, makeDirs := range []func() error{o.Run.Make, o.Cache.Make} {
+		if err := makeDirs(); err != nil {
+			return nil, err
+		}
+	}
+	applied, err := loadApplied(o.Run)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{Options: o, images: image.Store{Dir: o.Cache.Images()}, applied: applied, vms: map[string]*machine{}, closing: make(chan struct{})}
+	return e, e.adopt(ctx)
+}
+
+// Close ends the engine's own work. VMs go on running.
+func (e *Engine) Close() {
+	close(e.closing)
+	var runs []*run
+	e.mu.Lock()
+	for _, m := range e.vms {
+		if m.run != nil {
+			runs = append(runs, m.run)
+		}
+	}
+	e.mu.Unlock()
+	for _, r := range runs {
+		r.release()
+	}
+	e.tasks.Wait()
+}
+
+// Idle says that nothing runs and nothing is being done.
+func (e *Engine) Idle() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, m := range e.vms {
+		if m.record != nil || len(m.busy) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// machine returns the holder of a VM of that name.
+func (e *Engine) machine(name string) *machine {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m, ok := e.vms[name]
+	if !ok {
+		m = &machine{name: name, busy: make(chan struct{}, 1), state: spec.StateDown}
+		e.vms[name] = m
+	}
+	return m
+}
+
+// acquire waits until nobody else changes the VM.
+func (m *machine) acquire(ctx context.Context) error {
+	select {
+	case m.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for %s, which is being changed: %w", m.name, context.Cause(ctx))
+	}
+}
+
+func (m *machine) release() { <-m.busy }
+
+// setState notes where a VM is in its life, and why.
+func (e *Engine) setState(m *machine, s spec.State, failure string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m.state, m.failure = s, failure
+}
+
+// List says what is known of every VM of the applied spec, and of those that
+// run although the spec no longer has them.
+func (e *Engine) List() []spec.VMStatus {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	list := make([]spec.VMStatus, 0, len(e.applied.Host.VMs))
+	for _, vm := range e.applied.Host.VMs {
+		list = append(list, e.status(vm))
+	}
+	for name, m := range e.vms {
+		if _, declared := e.applied.Host.VM(name); !declared && m.record != nil {
+			list = append(list, e.status(m.record.VM))
+		}
+	}
+	slices.SortFunc(list, func(a, b spec.VMStatus) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+// status needs e.mu.
+func (e *Engine) status(vm spec.VM) spec.VMStatus {
+	s := spec.VMStatus{
+		Name: vm.Name, State: spec.StateDown, IP: vm.IP, MAC: vm.MAC, Tap: vm.Tap(), VCPU: vm.EffectiveVCPU(e.KVM, e.Cores),
+		MemoryMiB: vm.MemoryMiB, Workspace: vm.Workspace(), Origin: e.applied.Origins[vm.Name],
+	}
+	m, ok := e.vms[vm.Name]
+	if !ok {
+		return s
+	}
+	s.State, s.Reason = m.state, m.failure
+	if r := m.record; r != nil {
+		s.IP, s.MAC, s.VCPU, s.MemoryMiB = r.VM.IP, r.VM.MAC, r.VCPU, r.VM.MemoryMiB
+		s.Since, s.Image = r.Ready, r.Image
+		s.Hypervisor, s.Accelerator = string(e.Hypervisor), map[bool]string{true: "kvm", false: "tcg"}[e.KVM]
+	}
+	return s
+}

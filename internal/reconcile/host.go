@@ -1,0 +1,173 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"bield/internal/firewall"
+	"bield/internal/network"
+	"bield/internal/plan"
+	"bield/internal/spec"
+)
+
+// hostUp makes what the host itself lacks. The caller's VM must have a record
+// by now.
+func (e *Engine) hostUp(ctx context.Context, show func(Progress)) error {
+	e.hostMu.Lock()
+	defer e.hostMu.Unlock()
+	have, err := e.observeHost()
+	if err != nil {
+		return err
+	}
+	return e.hostSteps(ctx, plan.HostUp(have), show)
+}
+
+// hostDown takes back what was changed on the host, once no VM has a record.
+func (e *Engine) hostDown(ctx context.Context, show func(Progress)) error {
+	e.hostMu.Lock()
+	defer e.hostMu.Unlock()
+	e.mu.Lock()
+	used := len(e.running()) > 0
+	e.mu.Unlock()
+	if used {
+		return nil
+	}
+	have, err := e.observeHost()
+	if err != nil {
+		return err
+	}
+	return e.hostSteps(ctx, plan.HostDown(have), show)
+}
+
+func (e *Engine) hostSteps(ctx context.Context, steps []plan.Step, show func(Progress)) error {
+	for _, step := range steps {
+		if err := perform(ctx, step, e.hostAct, show); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) hostAct(ctx context.Context, step plan.Step) error {
+	switch step.Kind {
+	case plan.AddBridge:
+		return e.addBridge(ctx)
+	case plan.SetForwarding:
+		return e.setForwarding()
+	case plan.RemoveFirewall:
+		return e.removeFirewall(ctx)
+	case plan.RestoreForwarding:
+		return e.restoreForwarding()
+	case plan.RemoveBridge:
+		return e.removeBridge(ctx)
+	default:
+		return fmt.Errorf("step %q is not known", step.Kind)
+	}
+}
+
+// host is the applied spec's host.
+func (e *Engine) host() spec.Host {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.applied.Host
+}
+
+// changeHost edits the host's record. It needs e.hostMu.
+func (e *Engine) changeHost(edit func(*HostRecord)) error {
+	record, err := loadHost(e.Run)
+	if err != nil {
+		return err
+	}
+	edit(&record)
+	return saveHost(e.Run, record)
+}
+
+func (e *Engine) bridge(name string, address netip.Prefix) network.Bridge {
+	return network.Bridge{Name: name, Address: address, Owner: e.Run.Owner()}
+}
+
+func (e *Engine) addBridge(ctx context.Context) error {
+	host := e.host()
+	address := netip.PrefixFrom(host.Gateway(), host.Subnet.Bits())
+	note := func(r *HostRecord) { r.Bridge, r.Address = host.Bridge, address }
+	if err := e.changeHost(note); err != nil {
+		return err
+	}
+	_, err := network.EnsureBridge(ctx, e.bridge(host.Bridge, address))
+	return err
+}
+
+// removeBridge deletes the bridge if it carries bield's mark: one that was
+// there before stays.
+func (e *Engine) removeBridge(ctx context.Context) error {
+	record, err := loadHost(e.Run)
+	if err != nil {
+		return err
+	}
+	if err := network.RemoveBridge(ctx, e.bridge(record.Bridge, record.Address)); err != nil {
+		return err
+	}
+	return e.changeHost(func(r *HostRecord) { r.Bridge, r.Address = "", netip.Prefix{} })
+}
+
+// setForwarding notes the old value before it changes anything.
+func (e *Engine) setForwarding() error {
+	was, err := network.Forwarding()
+	if err != nil {
+		return err
+	}
+	if err := e.changeHost(func(r *HostRecord) { r.Forwarding = &was }); err != nil {
+		return err
+	}
+	return network.SetForwarding(true)
+}
+
+func (e *Engine) restoreForwarding() error {
+	record, err := loadHost(e.Run)
+	if err != nil {
+		return err
+	}
+	if record.Forwarding != nil {
+		if err := network.SetForwarding(*record.Forwarding); err != nil {
+			return err
+		}
+	}
+	return e.changeHost(func(r *HostRecord) { r.Forwarding = nil })
+}
+
+// syncFirewall makes the rules those of the VMs that their records let in.
+func (e *Engine) syncFirewall(ctx context.Context) error {
+	e.hostMu.Lock()
+	defer e.hostMu.Unlock()
+	if err := e.changeHost(func(r *HostRecord) { r.Firewall = true }); err != nil {
+		return err
+	}
+	return firewall.Set(ctx, e.firewallConfig())
+}
+
+func (e *Engine) firewallConfig() firewall.Config {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	host := e.applied.Host
+	config := firewall.Config{
+		Owner:             e.Run.Owner(),
+		Bridge:            host.Bridge,
+		Gateway:           host.Gateway(),
+		Subnet:            host.Subnet,
+		ExternalInterface: host.ExternalInterface,
+	}
+	for _, name := range e.running() {
+		if r := e.vms[name].record; r.Firewall {
+			config.VMs = append(config.VMs, firewall.VM{Tap: r.VM.Tap(), MAC: r.VM.MAC, IP: r.VM.IP})
+		}
+	}
+	return config
+}
+
+func (e *Engine) removeFirewall(ctx context.Context) error {
+	if err := firewall.Remove(ctx, e.Run.Owner()); err != nil {
+		return err
+	}
+	return e.changeHost(func(r *HostRecord) { r.Firewall = false })
+}

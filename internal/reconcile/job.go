@@ -1,0 +1,197 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"time"
+
+	"bield/internal/image"
+	"bield/internal/plan"
+	"bield/internal/share"
+	"bield/internal/spec"
+	"bield/internal/sshaccess"
+	"bield/internal/state"
+)
+
+// job carries out the steps of one VM, in order, for one call. It lives as
+// long as the call and needs machine.busy.
+type job struct {
+	e      *Engine
+	m      *machine
+	vm     spec.VM
+	caller Caller
+	show   func(Progress)
+
+	// What earlier steps leave for later ones.
+	sources map[string]share.Source // by tag
+	image   image.Image
+	keys    []sshaccess.Key // that open the guest
+	run     *run            // being put together
+}
+
+func (e *Engine) newJob(m *machine, vm spec.VM, caller Caller, show func(Progress)) *job {
+	return &job{e: e, m: m, vm: vm, caller: caller, show: show, sources: map[string]share.Source{}}
+}
+
+// bringUp makes what the host needs and then the VM's own steps. The VM's
+// record stands first: it keeps a `down` of the last other VM from taking the
+// bridge away.
+func (j *job) bringUp(ctx context.Context, steps []plan.Step) error {
+	removed := false
+	for _, step := range steps {
+		if !removed && step.Kind == plan.MakeImage {
+			removed = true
+			if err := j.begin(ctx); err != nil {
+				return err
+			}
+		}
+		if err := j.do(ctx, step); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j *job) begin(ctx context.Context) error {
+	record := Record{
+		VM:   j.vm,
+		UID:  j.e.freeUID(j.vm.Name),
+		VCPU: j.vm.EffectiveVCPU(j.e.KVM, j.e.Cores),
+	}
+	if err := j.save(record); err != nil {
+		return err
+	}
+	if err := makeVMDir(j.e.Run.VM(j.vm.Name)); err != nil {
+		return err
+	}
+	return j.e.hostUp(ctx, j.show)
+}
+
+// do carries out one step of the VM and reports it.
+func (j *job) do(ctx context.Context, step plan.Step) error {
+	return perform(ctx, step, j.act, j.show)
+}
+
+// perform carries out a step and reports its start and its end.
+func perform(ctx context.Context, step plan.Step, act func(context.Context, plan.Step) error, show func(Progress)) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	name := string(step.Kind)
+	if step.Share != "" {
+		name += " " + step.Share
+	}
+	began := time.Now()
+	show(Progress{VM: step.VM, Step: name, State: "start"})
+	err := act(ctx, step)
+	p := Progress{VM: step.VM, Step: name, State: "done", Elapsed: time.Since(began)}
+	if err != nil {
+		p.State, p.Message = "failed", err.Error()
+	}
+	show(p)
+	return err
+}
+
+func (j *job) act(ctx context.Context, step plan.Step) error {
+	switch step.Kind {
+	case plan.MakeImage:
+		return j.makeImage(ctx)
+	case plan.MakeKeys:
+		return j.makeKeys()
+	case plan.SetFirewall:
+		return j.setFirewall(ctx)
+	case plan.AddTap:
+		return j.addTap(ctx)
+	case plan.StartShare:
+		return j.startShare(ctx, step.Share)
+	case plan.StartVMM:
+		return j.startVMM(ctx)
+	case plan.AwaitReady:
+		return j.awaitReady(ctx)
+	default:
+		return j.actBack(ctx, step)
+	}
+}
+
+// actBack carries out the steps that take something away.
+func (j *job) actBack(ctx context.Context, step plan.Step) error {
+	switch step.Kind {
+	case plan.StopVMM:
+		return j.stopVMM(ctx)
+	case plan.StopShare:
+		return j.stopShare(ctx, step.Share)
+	case plan.RemoveTap:
+		return j.removeTap(ctx)
+	case plan.ClearFirewall:
+		return j.clearFirewall(ctx)
+	case plan.Forget:
+		return j.forget()
+	default:
+		return fmt.Errorf("step %q is not known", step.Kind)
+	}
+}
+
+// record returns a copy of the VM's record.
+func (j *job) record() Record {
+	j.e.mu.Lock()
+	defer j.e.mu.Unlock()
+	if j.m.record == nil {
+		return Record{VM: j.vm}
+	}
+	return j.m.record.clone()
+}
+
+// save writes the record to disk and then makes it the one in memory.
+func (j *job) save(r Record) error {
+	if err := state.Write(j.e.Run.Record(j.m.name), r, 0o600); err != nil {
+		return err
+	}
+	j.e.mu.Lock()
+	defer j.e.mu.Unlock()
+	j.m.record = &r
+	return nil
+}
+
+// change edits the record.
+func (j *job) change(edit func(*Record)) error {
+	r := j.record()
+	edit(&r)
+	return j.save(r)
+}
+
+// forget removes the VM's run directory and its record, in that order.
+func (j *job) forget() error {
+	err := errors.Join(
+		removeAll(j.e.Run.VM(j.m.name)),
+		state.Remove(j.e.Run.Record(j.m.name)),
+	)
+	if err != nil {
+		return err
+	}
+	j.e.mu.Lock()
+	defer j.e.mu.Unlock()
+	j.m.record, j.m.run = nil, nil
+	return nil
+}
+
+// freeUID picks the host uid of a VM's VMM: it follows from the run directory
+// and the name, so that several bields differ, and no two VMs of one share it.
+func (e *Engine) freeUID(name string) uint32 {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(e.Run.Dir + "/" + name))
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	taken := map[uint32]bool{}
+	for _, m := range e.vms {
+		if m.record != nil && m.name != name {
+			taken[m.record.UID] = true
+		}
+	}
+	offset := hash.Sum32() % spec.VMMUIDCount
+	for taken[spec.VMMUIDBase+offset] {
+		offset = (offset + 1) % spec.VMMUIDCount
+	}
+	return spec.VMMUIDBase + offset
+}

@@ -1,0 +1,162 @@
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"bield/internal/process"
+	"bield/internal/spec"
+	"bield/internal/state"
+)
+
+// Record is the note of one VM's resources, written before each of them is
+// made and removed after the last is gone.
+type Record struct {
+	VM    spec.VM `json:"vm"`
+	UID   uint32  `json:"uid"` // of the VMM
+	VCPU  int     `json:"vcpu"`
+	Image string  `json:"image,omitempty"` // digest
+	// Firewall and Tap say that the resource may exist.
+	Firewall bool          `json:"firewall,omitempty"`
+	Tap      bool          `json:"tap,omitempty"`
+	Shares   []ShareRecord `json:"shares,omitempty"`
+	VMM      *process.ID   `json:"vmm,omitempty"`
+	HostKey  string        `json:"hostKey,omitempty"` // public line
+	// Authorized lists the host users whose bield key opens the guest.
+	Authorized []uint32   `json:"authorized,omitempty"`
+	Ready      *time.Time `json:"ready,omitempty"`
+}
+
+// ShareRecord is the note of one virtiofsd; Process is nil until it runs.
+type ShareRecord struct {
+	Tag     string      `json:"tag"`
+	Process *process.ID `json:"process,omitempty"`
+}
+
+// clone is a copy that shares nothing with r.
+func (r Record) clone() Record {
+	r.Shares = slices.Clone(r.Shares)
+	r.Authorized = slices.Clone(r.Authorized)
+	return r
+}
+
+// share finds the record of one share, or makes it.
+func (r *Record) share(tag string) *ShareRecord {
+	for i := range r.Shares {
+		if r.Shares[i].Tag == tag {
+			return &r.Shares[i]
+		}
+	}
+	r.Shares = append(r.Shares, ShareRecord{Tag: tag})
+	return &r.Shares[len(r.Shares)-1]
+}
+
+func (r *Record) dropShare(tag string) {
+	kept := r.Shares[:0]
+	for _, s := range r.Shares {
+		if s.Tag != tag {
+			kept = append(kept, s)
+		}
+	}
+	r.Shares = kept
+}
+
+// HostRecord notes what was changed on the host itself, and what it was.
+type HostRecord struct {
+	Bridge  string       `json:"bridge,omitempty"`
+	Address netip.Prefix `json:"address,omitzero"`
+	// Forwarding is what ip_forward was before bield set it.
+	Forwarding *bool `json:"forwarding,omitempty"`
+	Firewall   bool  `json:"firewall,omitempty"`
+}
+
+func (h HostRecord) empty() bool { return h == HostRecord{} }
+
+// saveHost writes the host's record, or removes it when it says nothing.
+func saveHost(run state.Run, h HostRecord) error {
+	if h.empty() {
+		return state.Remove(run.HostRecord())
+	}
+	return state.Write(run.HostRecord(), h, 0o600)
+}
+
+func loadHost(run state.Run) (HostRecord, error) {
+	var h HostRecord
+	err := state.Read(run.HostRecord(), &h)
+	if errors.Is(err, fs.ErrNotExist) {
+		return HostRecord{}, nil
+	}
+	return h, err
+}
+
+// loadRecords reads every VM's record.
+func loadRecords(run state.Run) ([]Record, error) {
+	entries, err := os.ReadDir(run.Records())
+	if err != nil {
+		return nil, fmt.Errorf("read records: %w", err)
+	}
+	var records []Record
+	for _, entry := range entries {
+		if !strings.HasSuffix(entry.Name(), ".json") {
+			continue
+		}
+		var r Record
+		if err := state.Read(filepath.Join(run.Records(), entry.Name()), &r); err != nil {
+			return nil, err
+		}
+		records = append(records, r)
+	}
+	return records, nil
+}
+
+// Applied is the one applied spec of a host, with the file that each VM comes
+// from.
+type Applied struct {
+	Host    spec.Host         `json:"host"`
+	Origins map[string]string `json:"origins"`
+}
+
+// statePointer is how a daemon finds the state folder again.
+type statePointer struct {
+	StateDir string `json:"stateDir"`
+}
+
+// loadApplied reads the applied spec of this run directory; a host to which
+// nothing was applied yet has an empty one.
+func loadApplied(run state.Run) (Applied, error) {
+	applied := Applied{Origins: map[string]string{}}
+	pointer := statePointer{StateDir: spec.DefaultStateDir}
+	err := state.Read(run.StatePointer(), &pointer)
+	if errors.Is(err, fs.ErrNotExist) {
+		if run.Dir != "/run/bield" {
+			return applied, nil
+		}
+		err = nil
+	}
+	if err != nil {
+		return applied, err
+	}
+	err = state.Read(state.Folder{Dir: pointer.StateDir}.Applied(), &applied)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return applied, err
+}
+
+func saveApplied(run state.Run, applied Applied) error {
+	folder := state.Folder{Dir: applied.Host.StateDir}
+	if err := folder.Make(); err != nil {
+		return err
+	}
+	if err := state.Write(folder.Applied(), applied, 0o600); err != nil {
+		return err
+	}
+	return state.Write(run.StatePointer(), statePointer{StateDir: folder.Dir}, 0o600)
+}

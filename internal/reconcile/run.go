@@ -1,0 +1,228 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bield/internal/guestlink"
+	"bield/internal/hypervisor"
+	"bield/internal/process"
+	"bield/internal/spec"
+)
+
+// run is what belongs to one run of a VM: its processes, its link, its console,
+// and why it ended.
+type run struct {
+	vmm     hypervisor.VM
+	shares  map[string]*process.Process
+	console *console
+	logs    func(tag string) string // path of a share's log
+	// force skips the guest's own shutdown.
+	force atomic.Bool
+
+	// letGo is closed when the run is over or the daemon leaves it to its
+	// successor.
+	letGo chan struct{}
+	once  sync.Once
+	tasks sync.WaitGroup
+
+	// ended is closed once the VMM is gone; cause is then why, nil for a
+	// power-off by the guest.
+	ended chan struct{}
+	cause error
+
+	mu   sync.Mutex
+	link *guestlink.Session
+}
+
+func newRun() *run {
+	return &run{shares: map[string]*process.Process{}, ended: make(chan struct{}), letGo: make(chan struct{})}
+}
+
+// building is the run that the job puts together.
+func (j *job) building() *run {
+	if j.run == nil {
+		j.run = newRun()
+		j.e.mu.Lock()
+		j.m.run = j.run
+		j.e.mu.Unlock()
+	}
+	return j.run
+}
+
+func (j *job) currentRun() *run {
+	j.e.mu.Lock()
+	defer j.e.mu.Unlock()
+	return j.m.run
+}
+
+// vmmGrace is how long after its share a VMM may still end by itself: when a
+// VMM dies, its shares may be seen to end first.
+const vmmGrace = time.Second
+
+// supervise waits for the end of the VMM. A share that ends while the VMM
+// lives leaves the guest hanging for good, so the VMM is killed. It returns
+// without an end when the daemon lets go.
+func (r *run) supervise() {
+	tag, lost := r.waitAny()
+	if lost {
+		return
+	}
+	if tag != "" && !r.vmmEnds(vmmGrace) {
+		r.cause = r.shareEnded(tag)
+		ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
+		defer cancel()
+		if err := r.vmm.Kill(ctx); err != nil {
+			r.cause = errors.Join(r.cause, err)
+		}
+		<-r.vmm.Done()
+	}
+	if r.cause == nil {
+		r.cause = exitCause(r.vmm.Exit())
+	}
+	close(r.ended)
+	r.quit()
+}
+
+// exitCause is nil for a VMM that ended as it does when its guest powers off.
+// How an adopted one ended only its late parent was told.
+func exitCause(exit process.Exit) error {
+	if !exit.Known || exit.Code == 0 && exit.Signal == 0 {
+		return nil
+	}
+	return fmt.Errorf("the VMM ended: %s", exit)
+}
+
+func (r *run) shareEnded(tag string) error {
+	p := r.shares[tag]
+	text := fmt.Sprintf("the virtiofsd of share %s ended (%s), and the guest hangs without it: the VM was stopped by force", tag, p.Exit())
+	if tail := process.TailLog(r.logs(tag), logTail); len(tail) > 0 {
+		text += "; its last words: " + strings.Join(tail, " / ")
+	}
+	return errors.New(text)
+}
+
+func (r *run) vmmEnds(within time.Duration) bool {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-r.vmm.Done():
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// waitAny returns the tag of the first share that ends, "" when the VMM ended,
+// and lost when the daemon lets go of the run.
+func (r *run) waitAny() (tag string, lost bool) {
+	over := make(chan struct{})
+	defer close(over)
+	first := make(chan string, len(r.shares))
+	for tag, p := range r.shares {
+		go func() {
+			select {
+			case <-p.Done():
+				first <- tag
+			case <-over:
+			}
+		}()
+	}
+	select {
+	case <-r.vmm.Done():
+		return "", false
+	case tag := <-first:
+		return tag, false
+	case <-r.letGo:
+		return "", true
+	}
+}
+
+// setLink puts a new session in the place of the old one.
+func (r *run) setLink(s *guestlink.Session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.link = s
+}
+
+// session is the guest link, or nil while there is none.
+func (r *run) session() *guestlink.Session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.link
+}
+
+// context ends with the run.
+func (r *run) context() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer cancel()
+		select {
+		case <-r.letGo:
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// quit ends the daemon's own work for the run.
+func (r *run) quit() {
+	r.once.Do(func() { close(r.letGo) })
+	if s := r.session(); s != nil {
+		_ = s.Close()
+	}
+	r.tasks.Wait()
+}
+
+// release leaves the run to the next daemon: what runs goes on.
+func (r *run) release() {
+	r.quit()
+	if r.vmm != nil {
+		r.vmm.Close()
+	}
+	for _, p := range r.shares {
+		p.Release()
+	}
+}
+
+// follow takes back what is left when the VM ends by itself.
+func (e *Engine) follow(m *machine, r *run) {
+	e.tasks.Go(func() {
+		select {
+		case <-r.ended:
+		case <-e.closing:
+			return
+		}
+		ctx := context.Background()
+		if m.acquire(ctx) != nil {
+			return
+		}
+		defer m.release()
+		e.mu.Lock()
+		current := m.run == r
+		e.mu.Unlock()
+		if !current {
+			return
+		}
+		e.ended(ctx, m, r)
+	})
+}
+
+func (e *Engine) ended(ctx context.Context, m *machine, r *run) {
+	e.Log.Info("VM ended", "vm", m.name, "cause", r.cause)
+	failure := ""
+	end := spec.StateDown
+	if r.cause != nil {
+		end, failure = spec.StateFailed, r.cause.Error()
+	}
+	if err := e.takeBack(ctx, m, e.logProgress); err != nil {
+		e.Log.Error("remove what is left", "vm", m.name, "error", err)
+		end, failure = spec.StateFailed, err.Error()
+	}
+	e.setState(m, end, failure)
+}

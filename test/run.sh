@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# The whole suite, cheap groups first; says how long each took.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+failed=0
+summary=""
+group() { # NAME COMMAND…
+  local name=$1 began=$SECONDS result=ok
+  shift
+  echo "== $name"
+  "$@" || { result=FAILED; failed=1; }
+  summary+=$(printf '%-28s %5ds  %s' "$name" $((SECONDS - began)) "$result")$'\n'
+}
+
+group "formatting and vet" bash -c 'test -z "$(gofmt -l cmd internal test | tee /dev/stderr)" && go vet ./...'
+group "rooms and CLI scripts" bash -c 'go test $(go list ./... | grep -v /test/)'
+group "real VMs" go test -v -count=1 -timeout 40m ./test/e2e
+
+printf '\n%s' "$summary"
+exit $failed
