@@ -27,7 +27,11 @@ failure of bield's own, 255 one of ssh.`,
   bield ssh claude-home -- 'cd /workspace && make | tail'`,
 		Args: usage(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := runSSH(c.Context(), a, args[0], args[1:]); err != nil {
+			command := args[1:]
+			if len(command) > 0 && command[0] == "--" {
+				command = command[1:]
+			}
+			if err := runSSH(c.Context(), a, args[0], command); err != nil {
 				return &exitError{exitOwn, err}
 			}
 			return nil

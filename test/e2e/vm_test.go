@@ -113,7 +113,7 @@ func (v *vm) network(t *testing.T) {
 	contains(t, "addresses", v.in(t, "ip -4 -br addr show up"), "192.168.83.2/24")
 	contains(t, "route", v.in(t, "ip route show default"), "via 192.168.83.1")
 	contains(t, "resolv.conf", v.in(t, "cat /etc/resolv.conf"), "nameserver 1.1.1.1", "nameserver 8.8.8.8")
-	contains(t, "hosts", v.in(t, "getent hosts "+v.name), v.name)
+	contains(t, "hosts", v.in(t, "getent ahostsv4 "+v.name), v.name)
 	if out, code := v.h.try(t, v.name, "pgrep -l 'dhclient|dhcpcd|udhcpc|systemd-network|NetworkManager'"); code != 1 {
 		t.Errorf("a DHCP client runs: %s", out)
 	}
@@ -139,6 +139,7 @@ func (v *vm) nat(t *testing.T) {
 
 func (v *vm) bigWorkspace(t *testing.T) {
 	const folders, files = 100, 500
+	v.h.folder(t, "work/tree", guestUID, guestGID)
 	for d := range folders {
 		dir := v.h.folder(t, fmt.Sprintf("work/tree/d%03d", d), guestUID, guestGID)
 		for f := range files {
@@ -152,7 +153,6 @@ func (v *vm) bigWorkspace(t *testing.T) {
 	want(t, "files listed", v.in(t, "find /workspace/tree -type f | wc -l"), fmt.Sprint(folders*files))
 	want(t, "bytes by stat", v.in(t, "find /workspace/tree -type f -printf '%s\\n' | awk '{s+=$1} END {print s}'"), fmt.Sprint(13*folders*files-2))
 	want(t, "search", v.in(t, "grep -rl needle /workspace/tree"), "/workspace/tree/d077/f333")
-	want(t, "search again", v.in(t, "grep -rl needle /workspace/tree"), "/workspace/tree/d077/f333")
 	want(t, "the share lives", v.in(t, "cat /workspace/README"), "from the host")
 }
 

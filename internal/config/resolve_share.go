@@ -1,0 +1,168 @@
+package config
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"bield/internal/spec"
+)
+
+// placed is a share and where the file asks for it.
+type placed struct {
+	share spec.Share
+	at    location
+	user  *account
+}
+
+// sourceAt is where the file names the folder: the workspace is one value.
+func (p placed) sourceAt() location {
+	if p.at[len(p.at)-1] == "workspace" {
+		return p.at
+	}
+	return p.at.to("source")
+}
+
+func (r *resolver) noteShareOrigin(inSpec location, p placed) {
+	r.origins[inSpec.key()] = p.at
+	if at := p.sourceAt(); at[len(at)-1] == "workspace" {
+		for _, part := range []string{"source", "mountPoint", "tag", "user"} {
+			r.origins[inSpec.to(part).key()] = at
+		}
+	}
+}
+
+// resolveShares puts the workspace first, then the host's shares, then the
+// VM's, and a mount point before those below it.
+func (r *resolver) resolveShares(vm location, f *vmFile, u spec.User) []spec.Share {
+	home := r.home(r.file.User, f.User)
+	var list []placed
+	if f.Workspace != nil {
+		list = append(list, placed{at: vm.to("workspace"), share: spec.Share{
+			Tag: spec.WorkspaceTag, MountPoint: spec.WorkspaceMount, Source: r.expand(vm.to("workspace"), *f.Workspace, home)}})
+	}
+	if n := 1 + len(r.file.Shares) + len(f.Shares); n > spec.MaxShares {
+		r.add(r.sharesAt(vm, f), "%d shares, the workspace among them: a VM has room for %d — remove some", n, spec.MaxShares)
+	} else {
+		for i, s := range r.file.Shares {
+			list = append(list, r.place(location{"shares", strconv.Itoa(i)}, s, home))
+		}
+		for i, s := range f.Shares {
+			list = append(list, r.place(vm.to("shares", strconv.Itoa(i)), s, home))
+		}
+	}
+	list = slices.DeleteFunc(list, func(p placed) bool { return p.share.Source == "" })
+	slices.SortStableFunc(list, func(a, b placed) int {
+		return strings.Count(a.share.MountPoint, "/") - strings.Count(b.share.MountPoint, "/")
+	})
+	deriveTags(list)
+	shares := make([]spec.Share, len(list))
+	for i, p := range list {
+		r.noteShareOrigin(vm.to("shares", strconv.Itoa(i)), p)
+		shares[i] = r.served(p, u)
+	}
+	return shares
+}
+
+func (r *resolver) sharesAt(vm location, f *vmFile) location {
+	if len(f.Shares) > 0 {
+		return vm.to("shares")
+	}
+	return location{"shares"}
+}
+
+func (r *resolver) place(at location, f shareFile, home func() (string, error)) placed {
+	p := placed{at: at, user: f.User}
+	if f.Source == nil {
+		r.add(at.to("source"), "is missing — name the host folder, for example ~/.claude")
+		return p
+	}
+	p.share.Source = r.expand(at.to("source"), *f.Source, home)
+	p.share.ReadOnly = or(f.ReadOnly, false)
+	p.share.Tag = or(f.Tag, "")
+	p.share.MountPoint = p.share.Source
+	if f.Tag != nil && *f.Tag == "" {
+		r.add(at.to("tag"), "is empty — write a short name, or leave the option away")
+	}
+	if f.MountPoint != nil {
+		p.share.MountPoint = r.expand(at.to("mountPoint"), *f.MountPoint, home)
+	}
+	return p
+}
+
+// deriveTags gives each share without a tag the last part of its source; where
+// that is taken or cannot be, with a hash of what tells shares apart.
+func deriveTags(list []placed) {
+	uses := map[string]int{spec.RootTag: 1, spec.HostKeysTag: 1, spec.WorkspaceTag: 1, "": 1}
+	for _, p := range list {
+		if p.share.Tag == "" {
+			uses[tagOf(p.share.Source)]++
+		} else {
+			uses[p.share.Tag]++
+		}
+	}
+	for i := range list {
+		s := &list[i].share
+		if s.Tag != "" {
+			continue
+		}
+		s.Tag = tagOf(s.Source)
+		if uses[s.Tag] > 1 {
+			sum := sha256.Sum256([]byte(s.Source + "\x00" + s.MountPoint))
+			s.Tag = strings.TrimLeft(s.Tag+"-", "-") + hex.EncodeToString(sum[:4])
+		}
+	}
+}
+
+// tagOf leaves room for a hash in a tag.
+func tagOf(source string) string {
+	tag := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '_', r == '.', r == '-':
+			return r
+		}
+		return '-'
+	}, path.Base(source))
+	tag = strings.Trim(tag, ".-")
+	return strings.TrimRight(tag[:min(len(tag), spec.MaxTagBytes-9)], ".-")
+}
+
+// served checks the folder and settles whom it is served as. Only root's
+// folders need a user: all others are served as their owner.
+func (r *resolver) served(p placed, u spec.User) spec.Share {
+	s, source := p.share, p.sourceAt()
+	if p.user != nil {
+		s.User = r.shareUser(p.at.to("user"), *p.user)
+	}
+	info, err := r.look(s.Source)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		r.add(source, "%s does not exist — make the folder, or write another", brief(s.Source))
+	case err != nil:
+		r.add(source, "%v — check the path, or who may read it", err)
+	case !info.Dir:
+		r.add(source, "%s is no folder — share the folder it lies in", brief(s.Source))
+	case info.UID == 0 && p.user == nil:
+		s.User = r.rootShareUser(source, s, u)
+	}
+	return s
+}
+
+func (r *resolver) rootShareUser(at location, s spec.Share, u spec.User) *spec.ID {
+	if !u.Explicit && !s.ReadOnly {
+		instead := "chown it, set `readOnly: true`, or name a `user`"
+		if at[len(at)-1] == "workspace" {
+			instead = "chown it to the one who works there, or set `user`"
+		}
+		if !r.flagged[at.key()] {
+			r.add(at, "%s belongs to root, and a guest would write there as root — %s", brief(s.Source), instead)
+		}
+		return nil
+	}
+	return &spec.ID{UID: u.UID, GID: u.GID}
+}

@@ -1,0 +1,29 @@
+// Package qemu runs VMs with QEMU's microvm machine: with KVM where that is
+// real, with TCG elsewhere.
+//
+// It promises what package hypervisor does, and that QEMU is confined by its
+// own seccomp sandbox and can't start programs or gain privileges.
+//
+// # Sockets
+//
+// The driver makes three listening sockets in the VM's run folder and hands
+// them over as open descriptors, QMP as 3, the serial line as 4 and the guest
+// link as 5; taps follow. QEMU takes one connection at a time on each and goes
+// back to listening when it ends, so a restarted daemon connects anew.
+//
+//	DIR/qmp.sock      QMP, https://www.qemu.org/docs/master/interop/qmp-spec.html
+//	DIR/serial.sock   the guest's ttyS0
+//	DIR/link.sock     the virtio-serial port guestconfig.LinkPort
+//
+// QMP is spoken one connection a command: nothing has to be kept alive, and no
+// event is needed that the end of the process doesn't tell.
+//
+// # Without KVM
+//
+// With ACPI, which the power button needs, the guest's kernel hangs when it
+// calibrates the TSC under TCG. It is told the rate instead: under TCG the
+// guest's TSC is the host's, whose rate the driver measures. The kernel's own
+// start-up tests of its ciphers, zeroing of every allocation and the mitigations
+// for faults of a CPU that TCG doesn't have are left out there: they cost a
+// quarter of the boot and defend the guest only against itself.
+package qemu

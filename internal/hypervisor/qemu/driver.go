@@ -1,0 +1,218 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bield/internal/hypervisor"
+	"bield/internal/process"
+)
+
+const (
+	// startTimeout is how long QEMU may take until it runs the machine:
+	// it talks to every virtiofsd before.
+	startTimeout = time.Minute
+	// versionTimeout is for `qemu-system-x86_64 --version`.
+	versionTimeout = 20 * time.Second
+	// logLines of QEMU's own words go into an error.
+	logLines = 5
+)
+
+// Driver starts QEMU. Make one with New and keep it: it measures the host's
+// clock rate better the older it is.
+type Driver struct {
+	program string
+	kvm     bool
+	first   tscReading
+
+	mu      sync.Mutex
+	version map[programFile]int // major versions
+}
+
+// programFile tells an upgraded program from the one before.
+type programFile struct {
+	path     string
+	modified time.Time
+	size     int64
+}
+
+// New returns a driver that starts program, "" for the one in PATH, with KVM or
+// without: see hypervisor.KVM.
+func New(program string, kvm bool) *Driver {
+	return &Driver{program: program, kvm: kvm, first: readTSC(), version: make(map[programFile]int)}
+}
+
+// ErrMissing says that QEMU is not installed.
+var ErrMissing = errors.New("QEMU is not installed: run `bield setup`, or install the package qemu-system-x86")
+
+// Find returns QEMU's path, or ErrMissing.
+func (d *Driver) Find() (string, error) {
+	name := d.program
+	if name == "" {
+		name = programName()
+	}
+	path, err := exec.LookPath(name)
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("%s: %w", name, ErrMissing)
+	}
+	return path, err
+}
+
+func programName() string {
+	if runtime.GOARCH == "arm64" {
+		return "qemu-system-aarch64"
+	}
+	return "qemu-system-x86_64"
+}
+
+// options finds out what the command line depends on.
+func (d *Driver) options(ctx context.Context, program string) (options, error) {
+	major, err := d.majorVersion(ctx, program)
+	if err != nil {
+		return options{}, err
+	}
+	o := options{kvm: d.kvm, optionROMs: major < 10}
+	if !d.kvm {
+		o.tscKHz, err = tscKHz(ctx, d.first)
+	}
+	return o, err
+}
+
+// majorVersion asks QEMU, once for each program file.
+func (d *Driver) majorVersion(ctx context.Context, program string) (int, error) {
+	info, err := os.Stat(program)
+	if err != nil {
+		return 0, err
+	}
+	key := programFile{program, info.ModTime(), info.Size()}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if major, ok := d.version[key]; ok {
+		return major, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
+	defer cancel()
+	text, err := exec.CommandContext(ctx, program, "--version").Output()
+	if err != nil {
+		return 0, fmt.Errorf("ask %s for its version: %w", program, err)
+	}
+	major, err := parseVersion(string(text))
+	if err == nil {
+		d.version[key] = major
+	}
+	return major, err
+}
+
+// parseVersion reads "QEMU emulator version 7.2.22 (Debian …)".
+func parseVersion(text string) (int, error) {
+	match := regexp.MustCompile(`version (\d{1,4})\.`).FindStringSubmatch(text)
+	if match == nil {
+		return 0, fmt.Errorf("no version in %.80q", text)
+	}
+	return strconv.Atoi(match[1])
+}
+
+// Start implements hypervisor.Driver.
+func (d *Driver) Start(ctx context.Context, m hypervisor.Machine) (hypervisor.VM, error) {
+	vm, err := d.start(ctx, m)
+	if err != nil {
+		return nil, fmt.Errorf("start QEMU for %s: %w", m.Name, err)
+	}
+	return vm, nil
+}
+
+func (d *Driver) start(ctx context.Context, m hypervisor.Machine) (*VM, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("it does not run the machine within %s", startTimeout))
+	defer cancel()
+	program, err := d.Find()
+	if err != nil {
+		return nil, err
+	}
+	o, err := d.options(ctx, program)
+	if err != nil {
+		return nil, err
+	}
+	files, err := listenAll(m.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(files)
+	for _, tap := range m.Taps {
+		files = append(files[:len(files):len(files)], tap.File)
+	}
+	p, err := process.Start(ctx, process.Command{
+		Path: program, Args: arguments(m, o), UID: m.UID, GID: m.GID, Groups: d.groups(m.Groups),
+		Files: files, LogPath: m.Log, NewNetNS: true,
+	})
+	if err != nil {
+		removeAll(m.Dir)
+		return nil, err
+	}
+	return confirm(ctx, &VM{Process: p, dir: m.Dir}, m.Log)
+}
+
+// confirm waits until QEMU answers on QMP, which it does once the machine is
+// made, or ends it.
+func confirm(ctx context.Context, vm *VM, log string) (*VM, error) {
+	answered := make(chan error, 1)
+	ask, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		_, err := execute(ask, vm.socket(qmpSocket), "query-status")
+		answered <- err
+	}()
+	var err error
+	select {
+	case err = <-answered:
+	case <-vm.Done():
+		cancel()
+		<-answered
+		err = errors.New("it ended")
+	}
+	if err == nil {
+		return vm, nil
+	}
+	if killed := vm.Process.Kill(); killed != nil {
+		err = errors.Join(err, killed)
+	}
+	removeAll(vm.dir)
+	return nil, explain(err, vm.Exit(), log)
+}
+
+// explain adds what QEMU said before it ended.
+func explain(err error, exit process.Exit, log string) error {
+	lines := process.TailLog(log, logLines)
+	if len(lines) == 0 {
+		return fmt.Errorf("%w (%s); it said nothing", err, exit)
+	}
+	return fmt.Errorf("%w (%s): %s", err, exit, strings.Join(lines, "; "))
+}
+
+// groups adds the group of /dev/kvm, which QEMU opens by itself.
+func (d *Driver) groups(groups []uint32) []uint32 {
+	var st unix.Stat_t
+	if !d.kvm || unix.Stat("/dev/kvm", &st) != nil || st.Mode&0o060 != 0o060 || st.Gid == 0 {
+		return groups
+	}
+	return append(groups[:len(groups):len(groups)], st.Gid)
+}
+
+// Adopt implements hypervisor.Driver.
+func (d *Driver) Adopt(_ context.Context, dir string, id process.ID) (hypervisor.VM, error) {
+	p, err := process.Adopt(id)
+	if err != nil {
+		return nil, err
+	}
+	return &VM{Process: p, dir: dir}, nil
+}

@@ -1,0 +1,115 @@
+package qemu
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+// Bounds of what one QMP conversation reads. QEMU's largest answer to what is
+// asked here is its greeting, a few hundred bytes.
+const (
+	qmpBytes   = 256 << 10
+	qmpTimeout = 10 * time.Second
+)
+
+// qmpMessage is any message of QEMU's: a greeting, an answer or an event.
+type qmpMessage struct {
+	Greeting json.RawMessage `json:"QMP"`
+	Return   json.RawMessage `json:"return"`
+	Error    *qmpError       `json:"error"`
+	Event    string          `json:"event"`
+	ID       *int            `json:"id"`
+}
+
+type qmpError struct {
+	Class string `json:"class"`
+	Desc  string `json:"desc"`
+}
+
+func (e *qmpError) Error() string { return fmt.Sprintf("QEMU: %s (%s)", e.Desc, e.Class) }
+
+// errQMP says that what answers doesn't speak QMP.
+var errQMP = errors.New("no QMP")
+
+// execute connects to QMP, carries out commands without arguments in order, and
+// returns the last one's result.
+func execute(ctx context.Context, socket string, commands ...string) (json.RawMessage, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, qmpTimeout, fmt.Errorf("QEMU does not answer within %s", qmpTimeout))
+	defer cancel()
+	conn, err := dial(ctx, socket)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	result, err := converse(conn, commands)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return result, err
+}
+
+// converse is execute on an open connection.
+func converse(conn io.ReadWriter, commands []string) (json.RawMessage, error) {
+	lines := bufio.NewReader(io.LimitReader(conn, qmpBytes))
+	greeting, err := readMessage(lines)
+	if err != nil {
+		return nil, fmt.Errorf("read QEMU's greeting: %w", err)
+	}
+	if greeting.Greeting == nil {
+		return nil, fmt.Errorf("read QEMU's greeting: %w", errQMP)
+	}
+	var result json.RawMessage
+	for i, command := range append([]string{"qmp_capabilities"}, commands...) {
+		request := fmt.Appendf(nil, "{\"execute\":%q,\"id\":%d}\r\n", command, i)
+		if _, err := conn.Write(request); err != nil {
+			return nil, fmt.Errorf("%s: %w", command, err)
+		}
+		if result, err = readAnswer(lines, i); err != nil {
+			return nil, fmt.Errorf("%s: %w", command, err)
+		}
+	}
+	return result, nil
+}
+
+// readAnswer skips events up to the answer with that id.
+func readAnswer(lines *bufio.Reader, id int) (json.RawMessage, error) {
+	for {
+		m, err := readMessage(lines)
+		switch {
+		case err != nil:
+			return nil, err
+		case m.Event != "":
+			continue
+		case m.Error != nil:
+			return nil, m.Error
+		case m.Return == nil || m.ID == nil || *m.ID != id:
+			return nil, errQMP
+		}
+		return m.Return, nil
+	}
+}
+
+func readMessage(lines *bufio.Reader) (qmpMessage, error) {
+	line, err := lines.ReadBytes('\n')
+	if err != nil {
+		return qmpMessage{}, err
+	}
+	var m qmpMessage
+	if err := json.Unmarshal(line, &m); err != nil {
+		return qmpMessage{}, fmt.Errorf("%w: %w", errQMP, err)
+	}
+	return m, nil
+}
+
+func dial(ctx context.Context, socket string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", socket)
+}

@@ -1,0 +1,28 @@
+package image
+
+import (
+	"context"
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+// namespaced prepares a program that runs as the image's root: uid 0 of a user
+// namespace whose ids are base to base+count on the host. It is PID 1 of a
+// process namespace, so that killing it ends all that it started, and it ends
+// with the process that started it.
+func namespaced(ctx context.Context, base, count uint32, name string, args ...string) *exec.Cmd {
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(base), Size: int(count)}}
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:                 syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC,
+		UidMappings:                ids,
+		GidMappings:                ids,
+		GidMappingsEnableSetgroups: true,
+		Credential:                 &syscall.Credential{Uid: 0, Gid: 0},
+		Setpgid:                    true,
+		Pdeathsig:                  syscall.SIGKILL,
+	}
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
+}

@@ -1,0 +1,169 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Remove deletes an image. That no VM runs from it is the caller's to know; an
+// image being built or removed by another process is an error.
+func (s Store) Remove(digest string) error {
+	if _, err := os.Lstat(s.path(digest)); err != nil || !digestForm.MatchString(digest) {
+		return fmt.Errorf("image %q: %w", digest, ErrNotFound)
+	}
+	lock, err := tryLock(s.lockPath(digest))
+	if err != nil {
+		return fmt.Errorf("remove image %s: %w", digest, err)
+	}
+	defer lock.Close()
+	return s.discard(digest)
+}
+
+// discard renames an image to a temporary name, so that it stops counting at
+// once, and deletes it. The caller holds its lock.
+func (s Store) discard(digest string) error {
+	gone, err := os.MkdirTemp(s.Dir, tmpPrefix(digest))
+	if err != nil {
+		return fmt.Errorf("remove image %s: %w", digest, err)
+	}
+	if err := os.Rename(s.path(digest), filepath.Join(gone, "image")); err != nil {
+		return errors.Join(fmt.Errorf("remove image %s: %w", digest, err), os.RemoveAll(gone))
+	}
+	if err := os.RemoveAll(gone); err != nil {
+		return fmt.Errorf("remove image %s: %w", digest, err)
+	}
+	return nil
+}
+
+func tmpPrefix(digest string) string { return ".tmp-" + digest + "-" }
+
+// Pruned is what Prune did.
+type Pruned struct {
+	Images []string `json:"images"`
+	// FreedBytes counts the images, by their manifests.
+	FreedBytes int64 `json:"freedBytes"`
+	// Leftovers is how many interrupted builds and removals were cleared.
+	Leftovers int `json:"leftovers"`
+}
+
+// Prune removes every image that keep does not want, and what failed and
+// interrupted builds left. What another process is at work on
+// is passed over.
+func (s Store) Prune(ctx context.Context, keep func(digest string) bool) (Pruned, error) {
+	var done Pruned
+	images, err := s.List()
+	if err != nil {
+		return done, err
+	}
+	for _, img := range images {
+		if ctx.Err() != nil {
+			return done, ctx.Err()
+		}
+		if keep(img.Digest) {
+			if err := img.pruneInitrds(); err != nil {
+				return done, err
+			}
+			continue
+		}
+		switch err := s.Remove(img.Digest); {
+		case errors.Is(err, errBusy), errors.Is(err, ErrNotFound):
+		case err != nil:
+			return done, err
+		default:
+			done.Images = append(done.Images, img.Digest)
+			done.FreedBytes += img.SizeBytes
+		}
+	}
+	done.Leftovers, err = s.sweep(ctx)
+	return done, err
+}
+
+// initrdRest is how long an initramfs that is not the newest stays: whoever
+// asked for it may not have opened it yet.
+const initrdRest = time.Hour
+
+// pruneInitrds removes what former versions of bield-init left.
+func (i Image) pruneInitrds() error {
+	paths, err := filepath.Glob(filepath.Join(i.dir, "initrd-*.cpio"))
+	if err != nil {
+		return err
+	}
+	made := map[string]time.Time{}
+	var newest time.Time
+	for _, p := range paths {
+		info, err := os.Stat(p)
+		if err != nil {
+			return fmt.Errorf("prune initramfs: %w", err)
+		}
+		made[p] = info.ModTime()
+		if newest.Before(made[p]) {
+			newest = made[p]
+		}
+	}
+	for p, at := range made {
+		if at.Before(newest) && time.Since(at) > initrdRest {
+			if err := removeFile(p); err != nil {
+				return fmt.Errorf("prune initramfs: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// sweep clears what is no whole image and what nobody is at work on.
+func (s Store) sweep(ctx context.Context) (int, error) {
+	entries, err := os.ReadDir(s.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("list images: %w", err)
+	}
+	cleared := 0
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return cleared, err
+		}
+		done, err := s.sweepOne(e.Name())
+		if err != nil {
+			return cleared, fmt.Errorf("clear an interrupted build: %w", err)
+		}
+		if done {
+			cleared++
+		}
+	}
+	return cleared, nil
+}
+
+// sweepOne clears one folder of the store where it is a leftover.
+func (s Store) sweepOne(name string) (bool, error) {
+	rest := strings.TrimPrefix(name, ".tmp-")
+	digest, _, _ := strings.Cut(rest, "-")
+	if !digestForm.MatchString(digest) {
+		return false, nil
+	}
+	lock, err := tryLock(s.lockPath(digest))
+	if errors.Is(err, errBusy) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer lock.Close()
+	if name == digest {
+		if _, err := s.Find(digest); !errors.Is(err, ErrNotFound) {
+			return false, err
+		}
+	}
+	return true, errors.Join(os.RemoveAll(filepath.Join(s.Dir, name)), removeFile(s.logPath(digest)))
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,151 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fill puts whole images into a store, a minute apart.
+func fill(t *testing.T, s Store, digests ...string) {
+	t.Helper()
+	for i, d := range digests {
+		at := time.Unix(int64(i)*60, 0).UTC().Format(time.RFC3339)
+		writeFiles(t, s.path(d), map[string]string{
+			"manifest.json":        `{"version":1,"digest":"` + d + `","sizeBytes":10,"madeAt":"` + at + `"}`,
+			"tree/rootfs/etc/file": "x", "vmlinux": "", "modules.cpio": "",
+		})
+	}
+}
+
+var one, two, three = strings.Repeat("1", 64), strings.Repeat("2", 64), strings.Repeat("3", 64)
+
+func digestsOf(images []Image) []string {
+	var out []string
+	for _, i := range images {
+		out = append(out, i.Digest)
+	}
+	return out
+}
+
+func TestStore(t *testing.T) {
+	s := Store{Dir: filepath.Join(t.TempDir(), "images")}
+	if images, err := s.List(); err != nil || len(images) != 0 {
+		t.Errorf("an absent store: %v, %v", images, err)
+	}
+	fill(t, s, two, one)
+	broken := strings.Repeat("4", 64)
+	fill(t, s, broken)
+	if err := os.Remove(filepath.Join(s.path(broken), "vmlinux")); err != nil {
+		t.Fatal(err)
+	}
+	writeFiles(t, s.path(three), map[string]string{"manifest.json": `{"version":99,"digest":"` + three + `"}`})
+	images, err := s.List()
+	if err != nil || !slices.Equal(digestsOf(images), []string{two, one}) {
+		t.Errorf("got %v, %v", digestsOf(images), err)
+	}
+	for _, digest := range []string{three, broken, "../" + one, "", one[:12]} {
+		if _, err := s.Find(digest); !errors.Is(err, ErrNotFound) {
+			t.Errorf("find %q: %v", digest, err)
+		}
+	}
+	if err := s.Remove(one); err != nil {
+		t.Error(err)
+	}
+	if err := s.Remove(one); !errors.Is(err, ErrNotFound) {
+		t.Errorf("remove twice: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.Dir, ".tmp-*")); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	s := Store{Dir: filepath.Join(t.TempDir(), "images")}
+	fill(t, s, one, two, three)
+	busy, broken := strings.Repeat("b", 64), strings.Repeat("4", 64)
+	fill(t, s, broken)
+	if err := os.Remove(filepath.Join(s.path(broken), "manifest.json")); err != nil {
+		t.Fatal(err)
+	}
+	writeFiles(t, s.Dir, map[string]string{
+		tmpPrefix(busy) + "x/tree/a": "", tmpPrefix(one) + "x/tree/a": "", "logs/" + one + ".log": "", ".tmp-odd": "", "note": ""})
+	for name, age := range map[string]time.Duration{"old": 3 * time.Hour, "recent": time.Minute, "new": 0} {
+		path := filepath.Join(s.path(two), "initrd-"+name+".cpio")
+		writeFiles(t, s.path(two), map[string]string{filepath.Base(path): ""})
+		if err := os.Chtimes(path, time.Time{}, time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, held := range []string{busy, three} {
+		lock, err := tryLock(s.lockPath(held))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lock.Close()
+	}
+	done, err := s.Prune(t.Context(), func(d string) bool { return d == two })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(done.Images, []string{one}) || done.FreedBytes != 10 || done.Leftovers != 2 {
+		t.Errorf("pruned %+v", done)
+	}
+	initrds, _ := filepath.Glob(filepath.Join(s.path(two), "initrd-*"))
+	if len(initrds) != 2 || filepath.Base(initrds[0]) != "initrd-new.cpio" || filepath.Base(initrds[1]) != "initrd-recent.cpio" {
+		t.Errorf("left of the initramfs: %v", initrds)
+	}
+	images, _ := s.List()
+	if !slices.Equal(digestsOf(images), []string{two, three}) {
+		t.Errorf("left %v", digestsOf(images))
+	}
+	entries, _ := os.ReadDir(s.Dir)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if want := []string{tmpPrefix(busy) + "x", ".tmp-odd", two, three, "locks", "logs", "note"}; !slices.Equal(names, want) {
+		t.Errorf("left %v", names)
+	}
+	if logs, _ := os.ReadDir(filepath.Join(s.Dir, "logs")); len(logs) != 0 {
+		t.Errorf("logs %v", logs)
+	}
+}
+
+func TestRemoveBusy(t *testing.T) {
+	s := Store{Dir: filepath.Join(t.TempDir(), "images")}
+	fill(t, s, one)
+	lock, err := tryLock(s.lockPath(one))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(one); err == nil || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("error %v", err)
+	}
+	lock.Close()
+	if err := s.Remove(one); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWaitLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "locks", "x")
+	first, err := waitLock(t.Context(), path, func() { t.Error("waited for nobody") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := waitLock(ctx, path, cancel); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled while waiting: %v", err)
+	}
+	second, err := waitLock(t.Context(), path, func() { first.Close() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
+}

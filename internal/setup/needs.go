@@ -1,0 +1,158 @@
+package setup
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"bield/internal/apt"
+)
+
+// Need is a program that bield uses and this host lacks.
+type Need struct {
+	// Program is what is looked for in the path.
+	Program string
+	// Purpose says what bield does with it.
+	Purpose string
+	// Package holds it in the host's distribution; "" where that has none.
+	Package string
+	// Optional needs are not in bield's way.
+	Optional bool
+}
+
+// family is a group of distributions with the same package manager and names.
+type family string
+
+const (
+	familyDebian family = "debian"
+	familyFedora family = "fedora"
+	familyArch   family = "arch"
+	familyNix    family = "nixos"
+	familyOther  family = ""
+)
+
+func familyOf(r apt.Release) family {
+	for _, id := range append([]string{r.ID}, r.Like...) {
+		switch id {
+		case "debian", "ubuntu":
+			return familyDebian
+		case "fedora", "rhel":
+			return familyFedora
+		case "arch":
+			return familyArch
+		case "nixos":
+			return familyNix
+		}
+	}
+	return familyOther
+}
+
+// command is how a person of that family installs packages.
+func (f family) command(packages []string) string {
+	list := strings.Join(packages, " ")
+	switch f {
+	case familyDebian:
+		return "apt-get install " + list
+	case familyFedora:
+		return "dnf install " + list
+	case familyArch:
+		return "pacman -S " + list
+	case familyNix:
+		return "environment.systemPackages = with pkgs; [ " + list + " ];"
+	default:
+		return ""
+	}
+}
+
+// program is a program of bield's, with its package in each family.
+type program struct {
+	name, purpose string
+	packages      map[family]string
+	optional      bool
+}
+
+func programs() []program {
+	same := func(name string) map[family]string {
+		return map[family]string{familyDebian: name, familyFedora: name, familyArch: name, familyNix: name}
+	}
+	return []program{
+		{name: "qemu-system-x86_64", purpose: "runs the VMs", packages: map[family]string{
+			familyDebian: "qemu-system-x86", familyFedora: "qemu-system-x86-core",
+			familyArch: "qemu-system-x86", familyNix: "qemu"}},
+		{name: "mmdebstrap", purpose: "makes guest images", packages: same("mmdebstrap")},
+		{name: "newuidmap", purpose: "is asked for by mmdebstrap", packages: map[family]string{
+			familyDebian: "uidmap", familyFedora: "shadow-utils", familyArch: "shadow", familyNix: "shadow"}},
+		{name: "mkfs.erofs", purpose: "makes root disks (storeOnDisk)", packages: same("erofs-utils")},
+		{name: "ssh", purpose: "reaches the guests", packages: map[family]string{
+			familyDebian: "openssh-client", familyFedora: "openssh-clients",
+			familyArch: "openssh", familyNix: "openssh"}},
+		{name: "nft", purpose: "shows bield's firewall rules to people", packages: same("nftables"), optional: true},
+	}
+}
+
+// Host is what setup works on. The zero value is the machine itself.
+type Host struct {
+	// Root is where the host's files are; "" means "/".
+	Root string
+	// Path are the folders of programs; empty means PATH and the sbin folders.
+	Path []string
+	// CacheDir is bield's cache.
+	CacheDir string
+}
+
+func (h Host) root() string {
+	if h.Root == "" {
+		return "/"
+	}
+	return h.Root
+}
+
+func (h Host) path() []string {
+	if len(h.Path) > 0 {
+		return h.Path
+	}
+	// A user's PATH often lacks the folders of the administrator.
+	return append(filepath.SplitList(os.Getenv("PATH")), "/usr/local/sbin", "/usr/sbin", "/sbin")
+}
+
+func (h Host) has(name string) bool {
+	return slices.ContainsFunc(h.path(), func(dir string) bool {
+		info, err := os.Stat(filepath.Join(dir, name))
+		return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+	})
+}
+
+// Missing lists what the host lacks, virtiofsd last.
+func (h Host) Missing() ([]Need, error) {
+	release, err := apt.HostRelease(h.root())
+	if err != nil {
+		return nil, err
+	}
+	fam := familyOf(release)
+	var needs []Need
+	for _, p := range programs() {
+		if !h.has(p.name) {
+			needs = append(needs, Need{Program: p.name, Purpose: p.purpose, Package: p.packages[fam], Optional: p.optional})
+		}
+	}
+	if _, err := h.Virtiofsd(); err != nil {
+		needs = append(needs, Need{Program: "virtiofsd", Purpose: "shares folders with the guests", Package: virtiofsdPackage(release)})
+	}
+	return needs, nil
+}
+
+// virtiofsdPackage is the package with a recent enough virtiofsd, or "" where
+// the distribution has none.
+func virtiofsdPackage(r apt.Release) string {
+	if bundled(r) {
+		return ""
+	}
+	return "virtiofsd"
+}
+
+// bundled says whether the host takes virtiofsd out of a newer Debian: one
+// before release 13. Debian's unstable has no VERSION_ID.
+func bundled(r apt.Release) bool {
+	return r.ID == "debian" && (r.VersionID == "11" || r.VersionID == "12")
+}
