@@ -154,9 +154,11 @@ func (r *resolver) served(p placed, u spec.User) spec.Share {
 }
 
 func (r *resolver) rootShareUser(at location, s spec.Share, u spec.User) *spec.ID {
-	if !u.Explicit && !s.ReadOnly {
-		instead := "chown it, set `readOnly: true`, or name a `user`"
-		if at[len(at)-1] == "workspace" {
+	// A workspace has no `user` of its own: the VM's, named by the file, is meant.
+	workspace := at[len(at)-1] == "workspace"
+	if !s.ReadOnly && (!workspace || !u.Explicit) {
+		instead := "chown it, set `readOnly: true`, or name the share's `user`"
+		if workspace {
 			instead = "chown it to the one who works there, or set `user`"
 		}
 		if !r.flagged[at.key()] {

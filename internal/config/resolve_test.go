@@ -230,9 +230,10 @@ vms:
 	}
 }
 
-// TestRootOwnedShares: only a user that the file names may serve them for writing.
+// TestRootOwnedShares: only a user that the share names may serve them for
+// writing; for the workspace, one that the file names for the VM.
 func TestRootOwnedShares(t *testing.T) {
-	h := mustParse(t, "user: {name: bob}\nvms: {a: {ip: 192.168.83.2, workspace: /srv/rootowned, shares: [{source: /srv/data}, {source: ~/.claude}]}}")
+	h := mustParse(t, "user: {name: bob}\nvms: {a: {ip: 192.168.83.2, workspace: /srv/rootowned, shares: [{source: /srv/data, user: bob}, {source: ~/.claude}]}}")
 	bob := spec.ID{UID: 1001, GID: 100}
 	for _, s := range h.VMs[0].Shares[:2] {
 		if s.User == nil || *s.User != bob {

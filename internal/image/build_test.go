@@ -40,6 +40,8 @@ type workshop struct {
 // new root, $work the builder's files, and $dir the workshop.
 func newWorkshop(t *testing.T, script string) workshop {
 	t.Helper()
+	// Nothing answers at the workshop's sources; with a proxy nobody asks them.
+	t.Setenv("http_proxy", "http://proxy.test")
 	require(t, os.Geteuid() == 0, "needs root")
 	dir := t.TempDir()
 	// The image's uids pass through here.

@@ -2,11 +2,8 @@ package process
 
 import (
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"unsafe"
 
@@ -98,19 +95,4 @@ func setCapabilities(call rawCall, permitted, effective uint64) error {
 	runtime.KeepAlive(header)
 	runtime.KeepAlive(data)
 	return err
-}
-
-// hasCapability says whether this process has it effectively.
-func hasCapability(c int) (bool, error) {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return false, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if hex, ok := strings.CutPrefix(line, "CapEff:"); ok {
-			set, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
-			return set>>c&1 == 1, err
-		}
-	}
-	return false, nil
 }

@@ -22,10 +22,6 @@ const testUID, testGID = 54321, 54322
 func program(t *testing.T, part string, args ...string) Command {
 	t.Helper()
 	needRoot(t)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	// The other user can't reach the binary in its private folder: bring it.
 	dir, err := os.MkdirTemp("/tmp", "bield-process-")
 	if err != nil {
@@ -33,17 +29,29 @@ func program(t *testing.T, part string, args ...string) Command {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	binary := filepath.Join(dir, "program")
-	data, err := os.ReadFile(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(binary, data, 0o755), os.Chmod(binary, 0o755)); err != nil {
+	if err := errors.Join(os.Chmod(dir, 0o755), bringSelf(binary)); err != nil {
 		t.Fatal(err)
 	}
 	return Command{
 		Path: binary, Args: append([]string{"play", part}, args...), UID: testUID, GID: testGID,
 		LogPath: filepath.Join(t.TempDir(), "log"),
 	}
+}
+
+// bringSelf links or copies this program to path.
+func bringSelf(path string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if os.Link(self, path) == nil {
+		return nil
+	}
+	data, err := os.ReadFile(self)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(path, data, 0o755), os.Chmod(path, 0o755))
 }
 
 func start(t *testing.T, c Command) *Process {
@@ -360,4 +368,20 @@ func TestStartIsQuick(t *testing.T) {
 		wait(t, start(t, c))
 	}
 	t.Logf("start and end: %s each", time.Since(begin)/runs)
+}
+
+func TestFileLimitLeavesItsOwnAlone(t *testing.T) {
+	var before, after unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []uint64{100, 1 << 20, 1 << 40} {
+		got, err := FileLimit(want)
+		if err != nil || got > want || got < min(want, before.Max) {
+			t.Errorf("%d of %d: %v", got, want, err)
+		}
+	}
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &after); err != nil || before != after {
+		t.Errorf("%+v became %+v, %v", before, after, err)
+	}
 }

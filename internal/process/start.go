@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Start runs the command and returns once the program was executed. Ending ctx
@@ -122,41 +120,6 @@ func (c Command) stdio() (files [3]*os.File, done func(), err error) {
 		}
 	}
 	return [3]*os.File{null, out, out}, done, nil
-}
-
-// raiseFiles sets a process's RLIMIT_NOFILE to want, or as near as the daemon
-// may, and returns what it is.
-func raiseFiles(pid int, want uint64) (uint64, error) {
-	var now unix.Rlimit
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &now); err != nil {
-		return 0, fmt.Errorf("read the limit of open files: %w", err)
-	}
-	try := unix.Rlimit{Cur: want, Max: max(want, now.Max)}
-	if unix.Prlimit(pid, unix.RLIMIT_NOFILE, &try, nil) == nil {
-		return want, nil
-	}
-	got := min(want, now.Max)
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: got, Max: now.Max}, nil); err != nil {
-		return 0, fmt.Errorf("raise the limit of open files to %d: %w", got, err)
-	}
-	return got, nil
-}
-
-// FileLimit is the RLIMIT_NOFILE that Start would reach for MaxFiles = want: less
-// where the hard limit is lower and this process may not raise it.
-func FileLimit(want uint64) (uint64, error) {
-	var now unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err != nil {
-		return 0, fmt.Errorf("read the limit of open files: %w", err)
-	}
-	if now.Max >= want {
-		return want, nil
-	}
-	allowed, err := hasCapability(unix.CAP_SYS_RESOURCE)
-	if err != nil || !allowed {
-		return now.Max, err
-	}
-	return want, nil
 }
 
 // spawn is one run of the launcher.

@@ -2,6 +2,7 @@ package share
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"net"
 	"os"
@@ -96,15 +97,8 @@ func publicDir(t *testing.T) string {
 // fakeCommand is a virtiofsd command that runs this test binary.
 func fakeCommand(t *testing.T) []string {
 	t.Helper()
-	data, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(publicDir(t), "virtiofsd")
-	if err := os.WriteFile(path, data, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path, 0o755); err != nil {
+	if err := bringSelf(path); err != nil {
 		t.Fatal(err)
 	}
 	return []string{path, "fake-virtiofsd"}
@@ -134,4 +128,20 @@ func realCommand(t *testing.T) []string {
 	}
 	skip(t, "no virtiofsd 1.13: run `bield setup` or set BIELD_TEST_VIRTIOFSD")
 	return nil
+}
+
+// bringSelf links or copies this program to path.
+func bringSelf(path string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if os.Link(self, path) == nil {
+		return nil
+	}
+	data, err := os.ReadFile(self)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(path, data, 0o755), os.Chmod(path, 0o755))
 }

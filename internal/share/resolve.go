@@ -28,8 +28,7 @@ func (s Source) Close() error { return s.Dir.Close() }
 // is who asks for the share; vmUser is the person inside the guest.
 //
 // root's shares are served as the user they name, or else as the folder's
-// owner; those that root owns as vmUser where they are read-only or the host's
-// file names vmUser. Anybody else's are served as themselves, whoever owns the
+// owner; those that root owns as vmUser, where they are read-only. Anybody else's are served as themselves, whoever owns the
 // folder. The identity that serves, with its primary group alone, must be able
 // to open the folder. It is never uid 0.
 func Resolve(share spec.Share, caller spec.ID, vmUser spec.User) (Source, error) {
@@ -91,7 +90,7 @@ func rootsChoice(share spec.Share, dir *os.File, vmUser spec.User) (spec.ID, err
 	switch {
 	case st.Uid != 0:
 		return spec.ID{UID: st.Uid, GID: primaryGroup(st.Uid, st.Gid)}, nil
-	case vmUser.UID != 0 && (share.ReadOnly || vmUser.Explicit):
+	case vmUser.UID != 0 && share.ReadOnly:
 		return vmUser.ID, nil
 	case share.ReadOnly:
 		return spec.ID{UID: nobody, GID: nobody}, nil

@@ -50,7 +50,7 @@ func TestResolve(t *testing.T) {
 		{"root: root's own", spec.Share{Source: roots}, root, vm, 0, "set `readOnly: true`, or name a `user:`"},
 		{"root: root's own, read-only", spec.Share{Source: roots, ReadOnly: true}, root, vm, 77777, ""},
 		{"root: root's own, read-only, guest of root", spec.Share{Source: roots, ReadOnly: true}, root, rootVM, nobody, ""},
-		{"root: root's own, user named for the VM", spec.Share{Source: roots}, root, explicit, 77777, ""},
+		{"root: root's own, user named for the VM alone", spec.Share{Source: roots}, root, explicit, 0, "or name a `user:`"},
 		{"root: user named", spec.Share{Source: roots, User: user(owner)}, root, vm, owner, ""},
 		{"root: user root", spec.Share{Source: own, User: user(0)}, root, vm, 0, "nothing serves a guest as root"},
 		{"root: read-only but closed", spec.Share{Source: closed, ReadOnly: true}, root, vm, 0, "may not open it"},

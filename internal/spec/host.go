@@ -163,8 +163,8 @@ type User struct {
 	Shell string `json:"shell"`
 	// AuthorizedKeys are lines of an authorized_keys file.
 	AuthorizedKeys []string `json:"authorizedKeys,omitempty"`
-	// Explicit says that the file names this user, so that it may serve
-	// shares that root owns.
+	// Explicit says that the file names this user, so that it may serve a
+	// workspace that root owns.
 	Explicit bool `json:"explicit,omitempty"`
 }
 

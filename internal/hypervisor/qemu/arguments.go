@@ -92,7 +92,7 @@ func commandLine(m hypervisor.Machine, o options) string {
 	}
 	if !o.kvm {
 		words = append(words, fmt.Sprintf("tsc_early_khz=%d", o.tscKHz), "tsc=reliable", "no_timer_check",
-			"cryptomgr.notests", "init_on_alloc=0", "mitigations=off")
+			"cryptomgr.notests", "init_on_alloc=0")
 	}
 	return strings.Join(append(words, m.Cmdline...), " ")
 }

@@ -23,7 +23,8 @@
 // With ACPI, which the power button needs, the guest's kernel hangs when it
 // calibrates the TSC under TCG. It is told the rate instead: under TCG the
 // guest's TSC is the host's, whose rate the driver measures. The kernel's own
-// start-up tests of its ciphers, zeroing of every allocation and the mitigations
-// for faults of a CPU that TCG doesn't have are left out there: they cost a
-// quarter of the boot and defend the guest only against itself.
+// start-up tests of its ciphers and the zeroing of every allocation are left out
+// there: they are slow without KVM, and the second defends the guest only
+// against itself. Leaving out the mitigations for faults of CPUs as well made no
+// difference to the boot.
 package qemu

@@ -94,6 +94,9 @@ func listen(path string) (*os.File, error) {
 	return f, nil
 }
 
+// backlog is how many connections may wait while QEMU serves one.
+const backlog = 8
+
 // maxSocketPath is the length of sun_path less its closing zero (unix(7)).
 const maxSocketPath = 107
 
@@ -107,7 +110,7 @@ func bind(fd int, path string) error {
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		return err
 	}
-	return unix.Listen(fd, 1)
+	return unix.Listen(fd, backlog)
 }
 
 func closeAll(files []*os.File) {

@@ -1,0 +1,144 @@
+package qemu
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"bield/internal/process"
+)
+
+var update = flag.Bool("update", false, "write the goldens anew")
+
+// The test binary is also a fake QEMU: the machine's name says how it behaves.
+func TestMain(m *testing.M) {
+	process.MaybeLaunch()
+	if len(os.Args) == 2 && os.Args[1] == "--version" {
+		fmt.Println("QEMU emulator version 7.2.22 (fake)")
+		os.Exit(0)
+	}
+	if len(os.Args) > 2 && os.Args[1] == "-name" {
+		name, _, _ := strings.Cut(strings.TrimPrefix(os.Args[2], "guest="), ",")
+		fake(name)
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+const fakeGreeting = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}`
+
+func fake(name string) {
+	if name == "dies" {
+		fmt.Println("qemu: could not load kernel '/nowhere': \x1b[1mFailed")
+		os.Exit(1)
+	}
+	listener, err := net.FileListener(os.NewFile(qmpFD, "qmp"))
+	if err != nil {
+		panic(err)
+	}
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			panic(err)
+		}
+		if name == "silent" {
+			time.Sleep(time.Minute)
+		}
+		fakeQMP(conn, name)
+		conn.Close()
+	}
+}
+
+func fakeQMP(conn net.Conn, name string) {
+	fmt.Fprint(conn, fakeGreeting+"\r\n")
+	commands := json.NewDecoder(conn)
+	for {
+		var c struct {
+			Execute string
+			ID      int
+		}
+		if commands.Decode(&c) != nil {
+			return
+		}
+		fmt.Fprintf(conn, `{"timestamp": {"seconds": 1}, "event": "RESUME"}`+"\r\n")
+		switch {
+		case c.Execute == "system_powerdown" && name == "refuses":
+			fmt.Fprintf(conn, `{"id": %d, "error": {"class": "GenericError", "desc": "no button"}}`+"\r\n", c.ID)
+		case c.Execute == "system_powerdown":
+			os.Exit(3)
+		default:
+			fmt.Fprintf(conn, `{"id": %d, "return": {}}`+"\r\n", c.ID)
+		}
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s is not as the golden (go test -update writes it):\n%s\nwant\n%s", name, got, want)
+	}
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		skip(t, "needs root")
+	}
+}
+
+func skip(t *testing.T, reason string) {
+	t.Helper()
+	if os.Getenv("BIELD_TEST_REQUIRE") == "1" {
+		t.Fatal("required, but ", reason)
+	}
+	t.Skip(reason)
+}
+
+// publicDir is a temporary folder that every user can reach.
+func publicDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "bield-qemu-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// bringSelf links or copies this program to path.
+func bringSelf(path string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if os.Link(self, path) == nil {
+		return nil
+	}
+	data, err := os.ReadFile(self)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(path, data, 0o755), os.Chmod(path, 0o755))
+}
