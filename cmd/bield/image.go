@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -101,7 +103,7 @@ func (a *app) buildRequests(ctx context.Context, base bool, request api.BuildReq
 		}
 		requests = append(requests, api.BuildRequest{Image: vm.Image, Disk: request.Disk || vm.StoreOnDisk})
 	}
-	return requests, nil
+	return slices.CompactFunc(requests, func(a, b api.BuildRequest) bool { return reflect.DeepEqual(a, b) }), nil
 }
 
 func newImageListCommand(a *app) *cobra.Command {

@@ -32,6 +32,7 @@ type progress struct {
 // progressLine is one VM's.
 type progressLine struct {
 	name, step, message string
+	detail              string
 	began               time.Time
 	failed              bool
 }
@@ -84,12 +85,15 @@ func (p *progress) show(e api.Event) {
 	if e.State == "failed" {
 		line.failed = true
 	}
-	line.step, line.message = e.Step, e.Message
+	known := line.step == e.Step && line.message == e.Message
+	line.step, line.message, line.detail = e.Step, e.Message, e.Detail
 	if p.live {
 		p.showLive(e, line)
 		return
 	}
-	p.showPlain(e)
+	if e.State != "progress" || !known {
+		p.showPlain(e)
+	}
 }
 
 func (p *progress) line(name string) *progressLine {
@@ -152,6 +156,9 @@ func (p *progress) draw() {
 		text := fmt.Sprintf("%s  %s", subject(l.name), l.step)
 		if l.message != "" {
 			text += ": " + l.message
+		}
+		if l.detail != "" {
+			text += ": " + l.detail
 		}
 		text = fmt.Sprintf("%s  %.1fs", cut(text, width-10), time.Since(l.began).Seconds())
 		fmt.Fprintf(p.a.err, "%s %s\n", p.a.paint(p.a.err, dim, spinner), text)

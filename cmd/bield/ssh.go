@@ -74,7 +74,7 @@ func sshArguments(access api.AccessReply, command []string) []string {
 		"-o", "HostKeyAlias=" + access.Alias,
 		"-o", "ForwardAgent=no",
 		"-o", "LogLevel=ERROR",
-		"-o", "ServerAliveInterval=15",
+		"-o", "ServerAliveInterval=5",
 	}
 	args = append(args, "--", access.User+"@"+access.Address)
 	if len(command) == 1 {

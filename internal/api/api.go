@@ -70,8 +70,10 @@ type Event struct {
 	// Step is the step's name, as `bield plan` prints it.
 	Step string `json:"step,omitempty"`
 	// State is "start", "progress", "done" or "failed".
-	State   string        `json:"state,omitempty"`
-	Message string        `json:"message,omitempty"`
+	State   string `json:"state,omitempty"`
+	Message string `json:"message,omitempty"`
+	// Detail is the newest small thing within Message.
+	Detail  string        `json:"detail,omitempty"`
 	Elapsed time.Duration `json:"elapsed,omitempty"`
 	// Done marks the last event; Error is then "" or why the call failed.
 	Done  bool   `json:"done,omitempty"`

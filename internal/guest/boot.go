@@ -192,6 +192,11 @@ func (b *boot) user(context.Context) error {
 		return err
 	}
 	b.userMade.Store(true)
+	if b.cfg.Init != initSystemd {
+		if err := b.root.writePowerCommands(); err != nil {
+			return err
+		}
+	}
 	return firstError(b.root.write("/etc/machine-id", machineID(b.cfg)+"\n", 0o444, owner{}),
 		makeRuntimeDir(b.root, b.cfg.User))
 }

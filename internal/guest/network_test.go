@@ -111,9 +111,9 @@ func TestMissingInterface(t *testing.T) {
 }
 
 func TestParseAck(t *testing.T) {
-	good := append(encode(unix.NlMsghdr{Len: 36, Type: unix.NLMSG_ERROR, Seq: 3}), encode(int32(-int32(unix.EPERM)))...)
-	if seq, err, ok := parseAck(good); seq != 3 || !isErrno(err, unix.EPERM) || !ok {
-		t.Errorf("%d %v %v", seq, err, ok)
+	good := append(encode(unix.NlMsghdr{Len: 36, Type: unix.NLMSG_ERROR, Seq: 3}), encode(-int32(unix.EPERM))...)
+	if seq, errno, ok := parseAck(good); seq != 3 || errno != unix.EPERM || !ok {
+		t.Errorf("%d %v %v", seq, errno, ok)
 	}
 	if _, _, ok := parseAck(good[:17]); ok {
 		t.Error("took half a message")

@@ -91,3 +91,21 @@ func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	return line
 }
+
+// powerScript stands for poweroff and its kin where bield-init stays PID 1: the
+// image's own ask a systemd that does not run. There is no warm start of a VM,
+// so reboot ends it too.
+const powerScript = `#!/bin/sh
+# Written by bield: asks PID 1 to end the processes, sync and power off.
+exec kill -s TERM 1
+`
+
+// writePowerCommands puts them where root's path and sudo's look first.
+func (t tree) writePowerCommands() error {
+	for _, name := range []string{"poweroff", "halt", "shutdown", "reboot"} {
+		if err := t.write("/usr/local/sbin/"+name, powerScript, 0o755, owner{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

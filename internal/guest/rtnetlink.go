@@ -83,25 +83,26 @@ func (r *rtnetlink) request(typ, flags uint16, body []byte) error {
 			}
 			return err
 		}
-		if seq, result, ok := parseAck(buf[:n]); ok && seq == r.seq {
-			return result
+		switch seq, errno, ok := parseAck(buf[:n]); {
+		case !ok || seq != r.seq:
+		case errno != 0:
+			return errno
+		default:
+			return nil
 		}
 	}
 }
 
 // parseAck reads an NLMSG_ERROR; its code 0 is success.
-func parseAck(b []byte) (seq uint32, result error, ok bool) {
+func parseAck(b []byte) (seq uint32, errno unix.Errno, ok bool) {
 	var head unix.NlMsghdr
 	r := bytes.NewReader(b)
 	var code int32
 	if binary.Read(r, binary.NativeEndian, &head) != nil || head.Type != unix.NLMSG_ERROR ||
 		binary.Read(r, binary.NativeEndian, &code) != nil {
-		return 0, nil, false
+		return 0, 0, false
 	}
-	if code != 0 {
-		result = unix.Errno(-code)
-	}
-	return head.Seq, result, true
+	return head.Seq, unix.Errno(-code), true
 }
 
 // attribute is one rtattr, padded to four bytes.

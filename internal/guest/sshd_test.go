@@ -172,7 +172,7 @@ func TestEndProcessesKillsTheStubborn(t *testing.T) {
 	}
 }
 
-func newSSHD(t *testing.T, r *reaper, text string) (*sshd, *journal) {
+func newSSHD(r *reaper, text string) (*sshd, *journal) {
 	j := newJournal()
 	return &sshd{reaper: r, journal: j, console: &console{w: os.Stderr},
 		argv: []string{"/bin/sh", "-c", text}, env: []string{"PATH=/usr/bin:/bin"}}, j
@@ -182,7 +182,7 @@ func TestSSHDFailsWithItsOwnWords(t *testing.T) {
 	if !asInit(t) {
 		return
 	}
-	s, _ := newSSHD(t, startReaper(t), "echo 'no hostkeys available' >&2; printf '\\033[1mexiting\\n' >&2; exit 1")
+	s, _ := newSSHD(startReaper(t), "echo 'no hostkeys available' >&2; printf '\\033[1mexiting\\n' >&2; exit 1")
 	_, err := s.start(testContext(t))
 	if err == nil || !strings.Contains(err.Error(), "exit status 1: [1mexiting") {
 		t.Fatalf("got %v", err)
@@ -193,7 +193,7 @@ func TestSSHDIsStartedAgain(t *testing.T) {
 	if !asInit(t) {
 		return
 	}
-	s, j := newSSHD(t, startReaper(t), "echo $$ > "+sshdPIDFile+"; exec sleep 100")
+	s, j := newSSHD(startReaper(t), "echo $$ > "+sshdPIDFile+"; exec sleep 100")
 	ctx := testContext(t)
 	c, err := s.start(ctx)
 	if err != nil {

@@ -28,7 +28,7 @@ func (t tree) write(path, content string, mode fs.FileMode, o owner) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	defer os.Remove(f.Name()) // gone already when all went well
+	defer func() { _ = os.Remove(f.Name()) }() // gone already when all went well
 	_, err = f.WriteString(content)
 	err = firstError(err, f.Chown(int(o.uid), int(o.gid)), f.Chmod(mode), f.Close())
 	if err = firstError(err, os.Rename(f.Name(), full)); err != nil {

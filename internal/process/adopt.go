@@ -24,7 +24,7 @@ func Adopt(id ID) (*Process, error) {
 		return nil, fmt.Errorf("adopt process %d: %w", id.PID, err)
 	}
 	if err := verify(pidfd, id); err != nil {
-		pidfd.Close()
+		_ = pidfd.Close()
 		return nil, fmt.Errorf("adopt process %d: %w", id.PID, err)
 	}
 	return newProcess(id, pidfd, nil, 0), nil

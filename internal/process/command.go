@@ -37,6 +37,10 @@ type Command struct {
 	// daemon may not raise the hard limit the program gets that: see
 	// Process.MaxFiles.
 	MaxFiles uint64
+	// Note, when set, is told the ID before the program is executed, for a
+	// record: when it fails, or the daemon dies before it returns, the program
+	// never runs.
+	Note func(ID) error
 	// FileHandles lets the program use open_by_handle_at(2) without a
 	// capability of its own; see the package comment.
 	FileHandles bool

@@ -41,7 +41,8 @@ func FileLimit(want uint64) (uint64, error) {
 	if now.Max >= want {
 		return want, nil
 	}
-	if setOwnFiles(unix.Rlimit{Cur: now.Cur, Max: want}) != nil {
+	raised := setOwnFiles(unix.Rlimit{Cur: now.Cur, Max: want}) == nil
+	if !raised {
 		return now.Max, nil
 	}
 	if err := setOwnFiles(now); err != nil {

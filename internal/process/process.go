@@ -134,7 +134,7 @@ func (p *Process) Release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.pidfd != nil {
-		p.pidfd.Close()
+		_ = p.pidfd.Close()
 		p.pidfd = nil
 	}
 }

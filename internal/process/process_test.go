@@ -19,7 +19,7 @@ import (
 const testUID, testGID = 54321, 54322
 
 // program returns a Command that runs this test binary as another user.
-func program(t *testing.T, part string, args ...string) Command {
+func program(t *testing.T, part string) Command {
 	t.Helper()
 	needRoot(t)
 	// The other user can't reach the binary in its private folder: bring it.
@@ -33,7 +33,7 @@ func program(t *testing.T, part string, args ...string) Command {
 		t.Fatal(err)
 	}
 	return Command{
-		Path: binary, Args: append([]string{"play", part}, args...), UID: testUID, GID: testGID,
+		Path: binary, Args: []string{"play", part}, UID: testUID, GID: testGID,
 		LogPath: filepath.Join(t.TempDir(), "log"),
 	}
 }
@@ -383,5 +383,35 @@ func TestFileLimitLeavesItsOwnAlone(t *testing.T) {
 	}
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &after); err != nil || before != after {
 		t.Errorf("%+v became %+v, %v", before, after, err)
+	}
+}
+
+func TestNoteComesFirst(t *testing.T) {
+	var noted ID
+	c := program(t, "sleep")
+	c.Note = func(id ID) error {
+		noted = id
+		command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", id.PID))
+		if err != nil || !strings.Contains(string(command), launchName) {
+			t.Errorf("the program runs before it is noted: %q %v", command, err)
+		}
+		return nil
+	}
+	p, err := Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.ID() != noted {
+		t.Errorf("noted %v, runs as %v", noted, p.ID())
+	}
+	if err := p.Kill(); err != nil {
+		t.Error(err)
+	}
+	c.Note = func(id ID) error { noted = id; return errors.New("no room") }
+	if _, err := Start(t.Context(), c); err == nil || !strings.Contains(err.Error(), "no room") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := Adopt(noted); !errors.Is(err, ErrGone) {
+		t.Errorf("a program that was not noted runs: %v", err)
 	}
 }

@@ -25,9 +25,7 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 	defer done()
 	s := spawn{orders: c.orders(), stdio: files, extra: c.Files, dir: c.DirFile, attr: c.attributes()}
 	limit := uint64(0)
-	if c.MaxFiles > 0 {
-		s.prepare = func(pid int) error { limit, err = raiseFiles(pid, c.MaxFiles); return err }
-	}
+	s.prepare = func(pid int) error { limit, err = c.prepare(pid); return err }
 	child, err := s.run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Path, err)
@@ -44,11 +42,7 @@ func Start(ctx context.Context, c Command) (*Process, error) {
 // own makes a Process of a child that nobody has waited for yet, so that its
 // number is still its own.
 func own(child *os.Process, maxFiles uint64) (*Process, error) {
-	boot, err := bootID()
-	if err != nil {
-		return nil, err
-	}
-	s, err := readStat(child.Pid)
+	id, err := identify(child.Pid)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +50,37 @@ func own(child *os.Process, maxFiles uint64) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newProcess(ID{child.Pid, s.startTime, boot}, pidfd, child, maxFiles), nil
+	return newProcess(id, pidfd, child, maxFiles), nil
+}
+
+func identify(pid int) (ID, error) {
+	boot, err := bootID()
+	if err != nil {
+		return ID{}, err
+	}
+	s, err := readStat(pid)
+	if err != nil {
+		return ID{}, err
+	}
+	return ID{pid, s.startTime, boot}, nil
+}
+
+// prepare does to the launcher what only the daemon can, before it gets its
+// orders. Without them it ends.
+func (c Command) prepare(pid int) (limit uint64, err error) {
+	if c.MaxFiles > 0 {
+		if limit, err = raiseFiles(pid, c.MaxFiles); err != nil {
+			return 0, err
+		}
+	}
+	if c.Note == nil {
+		return limit, nil
+	}
+	id, err := identify(pid)
+	if err != nil {
+		return 0, err
+	}
+	return limit, c.Note(id)
 }
 
 func (c Command) orders() orders {
@@ -106,7 +130,7 @@ func (c Command) stdio() (files [3]*os.File, done func(), err error) {
 	case out != nil:
 	case c.LogPath != "":
 		if opened, err = OpenLog(c.LogPath); err != nil {
-			null.Close()
+			_ = null.Close()
 			return files, nil, err
 		}
 		out = opened
@@ -114,9 +138,9 @@ func (c Command) stdio() (files [3]*os.File, done func(), err error) {
 		out = null
 	}
 	done = func() {
-		null.Close()
+		_ = null.Close()
 		if opened != nil {
-			opened.Close()
+			_ = opened.Close()
 		}
 	}
 	return [3]*os.File{null, out, out}, done, nil
@@ -151,8 +175,8 @@ func (s spawn) run(ctx context.Context) (*os.Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("run the launcher: %w", err)
 	}
-	ordersR.Close()
-	statusW.Close()
+	_ = ordersR.Close()
+	_ = statusW.Close()
 	if err := s.instruct(ctx, child.Pid, ordersW, statusR); err != nil {
 		_ = child.Kill()
 		_, _ = child.Wait()
@@ -191,7 +215,7 @@ func (s spawn) instruct(ctx context.Context, pid int, ordersW, statusR *os.File)
 	if err := json.NewEncoder(ordersW).Encode(s.orders); err != nil {
 		return cmpErr(ctx, fmt.Errorf("give the launcher its orders: %w", err))
 	}
-	ordersW.Close()
+	_ = ordersW.Close()
 	text, err := io.ReadAll(io.LimitReader(statusR, 4<<10))
 	if err != nil {
 		return cmpErr(ctx, fmt.Errorf("wait for the launcher: %w", err))

@@ -17,9 +17,9 @@ type stat struct {
 	startTime uint64 // clock ticks since boot
 }
 
-// Field numbers of proc(5), less the first two (pid and comm).
+// Field numbers of proc(5), less that of the first behind the name: the state.
 const (
-	statState   = 3 - 3
+	statState   = 0
 	statGroup   = 5 - 3
 	statSession = 6 - 3
 	statStart   = 22 - 3

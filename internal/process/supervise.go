@@ -39,7 +39,7 @@ func superviseHandles(o orders, base int, status *os.File) error {
 	}
 	forwardSignals(child)
 	go exitWith(child)
-	status.Close()
+	_ = status.Close()
 	server := handleServer{listener: listener, uid: o.Handles.UID, idMap: o.Handles.Map, pidfds: make(map[uint32]int)}
 	err = server.serve()
 	fmt.Fprintln(os.Stderr, "bield-launch: serve file handles:", err)
@@ -98,7 +98,7 @@ func (o orders) startSupervised(base int, socket *os.File) (*os.Process, error) 
 	}
 	process, err := s.run(context.Background())
 	for _, f := range closing {
-		f.Close()
+		_ = f.Close()
 	}
 	return process, err
 }

@@ -36,12 +36,12 @@ func (e *Engine) Access(ctx context.Context, caller Caller, name string) (Access
 	}
 	defer m.release()
 	e.mu.Lock()
-	up := m.record != nil && m.record.Ready != nil
+	record := m.record
 	e.mu.Unlock()
-	if !up {
+	if record == nil || record.Ready == nil {
 		return Access{}, errDown(name)
 	}
-	j := e.newJob(m, m.record.VM, caller, e.logProgress)
+	j := e.newJob(m, record.VM, caller, e.logProgress)
 	key, err := j.admit(ctx)
 	if err != nil {
 		return Access{}, err

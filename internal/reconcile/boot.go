@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"bield/internal/guestconfig"
-	"bield/internal/guestlink"
 	"bield/internal/hypervisor"
 	"bield/internal/image"
 	"bield/internal/network"
@@ -33,24 +32,39 @@ func (j *job) startVMM(ctx context.Context) error {
 	}
 	defer closeTaps(machine.Taps)
 	r := j.building()
-	r.logs = j.shareLog
+	r.logs = j.logs()
 	if r.console, err = openConsole(state.Folder{Dir: j.e.host().StateDir}.Console(j.vm.Name), true); err != nil {
 		return err
 	}
-	r.vmm, err = j.e.Driver.Start(ctx, machine)
-	if err != nil {
+	machine.Note = func(id process.ID) error {
+		return j.change(func(record *Record) { record.VMM = &id })
+	}
+	if r.vmm, err = j.e.Driver.Start(ctx, machine); err != nil {
 		r.console.Close()
 		return err
 	}
-	id := r.vmm.ID()
-	err = j.change(func(record *Record) { record.VMM = &id })
 	j.e.attend(j.m, r)
-	return err
+	return nil
 }
 
-// attend listens to a run: its end, its console. Needs r.vmm and r.console.
+func (j *job) vmmLog() string { return filepath.Join(j.e.Run.VM(j.vm.Name), "vmm.log") }
+
+// logs lists the logs of the VM's programs, as run holds them.
+func (j *job) logs() map[string]string {
+	paths := map[string]string{"": j.vmmLog()}
+	for _, tag := range plan.Tags(j.vm) {
+		paths[tag] = j.shareLog(tag)
+	}
+	return paths
+}
+
+// attend listens to a run: its end, its console, its guest link. Needs r.vmm
+// and r.console.
 func (e *Engine) attend(m *machine, r *run) {
-	r.tasks.Go(func() { r.drainConsole(e.Log.With("vm", m.name)) })
+	log := e.Log.With("vm", m.name)
+	r.tasks.Go(func() { r.drainConsole(log) })
+	r.tasks.Go(func() { r.keepLink(log) })
+	r.tasks.Go(r.trimLogs)
 	e.tasks.Go(r.supervise)
 	e.follow(m, r)
 }
@@ -66,7 +80,7 @@ func (j *job) machine(ctx context.Context) (hypervisor.Machine, error) {
 	m := hypervisor.Machine{
 		Name: j.vm.Name, VCPU: record.VCPU, MemoryMiB: j.vm.MemoryMiB,
 		Kernel: j.image.Kernel(), Initrd: initrd,
-		Dir: dir, UID: record.UID, GID: record.UID, Log: filepath.Join(dir, "vmm.log"),
+		Dir: dir, UID: record.UID, GID: record.UID, Log: j.vmmLog(),
 	}
 	for _, tag := range plan.Tags(j.vm) {
 		m.Shares = append(m.Shares, hypervisor.Share{Tag: tag, Socket: j.shareSocket(tag)})
@@ -186,24 +200,43 @@ var errEnded = errors.New("the VM ended")
 
 // boot follows the guest's stages and then logs in.
 func (j *job) boot(ctx context.Context, r *run) error {
-	last, err := j.linkUp(ctx, r)
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
+	shown := ""
+	for {
+		at, changed := r.guest.now()
+		switch {
+		case at.failure != "":
+			return errGuest(at)
+		case at.ready:
+			return j.logIn(ctx)
+		case at.stage != "" && at.stage != shown:
+			shown = at.stage
+			j.show(Progress{VM: j.vm.Name, Step: string(plan.AwaitReady), State: "progress", Message: shown})
 		}
-		if last != "" {
-			err = fmt.Errorf("%w; the last stage was %s", err, last)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			if err := context.Cause(ctx); shown != "" {
+				return fmt.Errorf("%w; the last stage was %s", err, shown)
+			}
+			return fmt.Errorf("%w; it told of no stage", context.Cause(ctx))
 		}
-		return err
 	}
-	target := j.e.target(j.record())
-	if err := sshaccess.Ready(ctx, target); err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = errors.Join(cause, err)
-		}
-		return fmt.Errorf("the guest's sshd listens, but: %w", err)
+}
+
+func errGuest(at progressOfGuest) error {
+	return fmt.Errorf("the guest could not boot: stage %s: %s", at.stage, at.failure)
+}
+
+// logIn proves that the guest is usable.
+func (j *job) logIn(ctx context.Context) error {
+	err := sshaccess.Ready(ctx, j.e.target(j.record()))
+	if err == nil {
+		return nil
 	}
-	return nil
+	if cause := context.Cause(ctx); cause != nil {
+		err = errors.Join(cause, err)
+	}
+	return fmt.Errorf("the guest's sshd listens, but: %w", err)
 }
 
 // target is how bieldd logs in to a VM.
@@ -214,85 +247,17 @@ func (e *Engine) target(record Record) sshaccess.Target {
 	}
 }
 
-// linkUp follows the guest's stages until sshd listens. last is the stage that
-// was heard of last. A session may end on the way: a guest that goes on to
-// systemd takes up the link anew, and then tells all from the beginning.
-func (j *job) linkUp(ctx context.Context, r *run) (last string, err error) {
-	for {
-		session, err := r.connect(ctx)
-		if err != nil {
-			return last, err
-		}
-		ready, err := j.readStages(ctx, session, &last)
-		if ready || !errors.Is(err, errLinkLost) {
-			return last, err
-		}
-		if err := pause(ctx, linkPause); err != nil {
-			return last, err
-		}
-	}
-}
-
-// linkPause keeps a guest that ends every session at once from keeping the
-// host busy.
-const linkPause = 50 * time.Millisecond
-
-var errLinkLost = errors.New("guest link ended")
-
-// readStages reads one session's events; last holds the newest stage.
-func (j *job) readStages(ctx context.Context, session *guestlink.Session, last *string) (ready bool, err error) {
-	seen := map[string]bool{}
-	for event, err := range session.Events(ctx) {
-		if err != nil {
-			return false, fmt.Errorf("%w: %w", errLinkLost, err)
-		}
-		*last = event.Stage
-		switch {
-		case event.State == guestlink.StateFailed:
-			return false, fmt.Errorf("the guest could not boot: stage %s: %s", event.Stage, event.Message)
-		case event.Stage == guestlink.StageReady && event.State == guestlink.StateDone:
-			return true, nil
-		case event.State == guestlink.StateDone && !seen[event.Stage]:
-			seen[event.Stage] = true
-			j.show(Progress{VM: j.vm.Name, Step: string(plan.AwaitReady), State: "progress", Message: event.Stage})
-		}
-	}
-	return false, errLinkLost
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-// connect opens a session on the guest link.
-func (r *run) connect(ctx context.Context) (*guestlink.Session, error) {
-	conn, err := r.vmm.Link(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("guest link: %w", err)
-	}
-	session, err := guestlink.Dial(ctx, conn)
-	if err != nil {
-		return nil, fmt.Errorf("guest link: %w", err)
-	}
-	r.setLink(session)
-	return session, nil
-}
-
 // endedEarly says why a VM ended before it was usable, with its last words.
 func (j *job) endedEarly(r *run) error {
+	if at, _ := r.guest.now(); at.failure != "" {
+		return errGuest(at)
+	}
 	err := errors.New("the VM ended before it was usable")
 	if r.cause != nil {
 		err = fmt.Errorf("%w: %w", err, r.cause)
 	}
 	for _, log := range []struct{ what, path string }{
-		{"VMM", filepath.Join(j.e.Run.VM(j.vm.Name), "vmm.log")},
+		{"VMM", j.vmmLog()},
 		{"console", state.Folder{Dir: j.e.host().StateDir}.Console(j.vm.Name)},
 	} {
 		if tail := process.TailLog(log.path, logTail); len(tail) > 0 {

@@ -105,6 +105,7 @@ func (c *console) position() (turned int, more <-chan struct{}, closed bool) {
 
 // drainConsole copies the serial line into the log until the run is over.
 func (r *run) drainConsole(log *slog.Logger) {
+	defer close(r.drained)
 	defer r.console.Close()
 	ctx, cancel := r.context()
 	defer cancel()

@@ -51,6 +51,7 @@ type Progress struct {
 	Step    string
 	State   string // "start", "progress", "done", "failed"
 	Message string
+	Detail  string // the newest small thing within Message
 	Elapsed time.Duration
 }
 

@@ -87,11 +87,7 @@ func (e *Engine) BuildImage(ctx context.Context, caller Caller, wanted spec.Imag
 }
 
 func imageProgress(vm string, p image.Progress) Progress {
-	message := p.Step
-	if p.Detail != "" {
-		message += ": " + p.Detail
-	}
-	return Progress{VM: vm, Step: string(plan.MakeImage), State: "progress", Message: message}
+	return Progress{VM: vm, Step: string(plan.MakeImage), State: "progress", Message: p.Step, Detail: p.Detail}
 }
 
 // RemoveImage deletes one image, named by an unambiguous start of its digest.

@@ -75,7 +75,7 @@ func (e *Engine) observeVM(m *machine) (spec.ObservedVM, error) {
 	for _, s := range record.Shares {
 		have.Shares[s.Tag] = r != nil && r.shares[s.Tag] != nil && !over(r.shares[s.Tag].Done())
 	}
-	have.VMM = record.VMM != nil && (r == nil || !over(r.vmm.Done()))
+	have.VMM = record.VMM != nil && (r == nil || r.vmm == nil || !over(r.vmm.Done()))
 	links, err := network.Observe(e.Run.Owner())
 	if err != nil {
 		return have, err
@@ -106,18 +106,11 @@ func (e *Engine) takeOver(ctx context.Context, m *machine) error {
 	}
 	r.console = console
 	j := e.newJob(m, record.VM, Caller{}, e.logProgress)
-	r.logs = j.shareLog
+	r.logs = j.logs()
 	e.mu.Lock()
 	m.run, m.state = r, spec.StateRunning
 	e.mu.Unlock()
 	e.attend(m, r)
-	r.tasks.Go(func() {
-		ctx, cancel := r.context()
-		defer cancel()
-		if _, err := r.connect(ctx); err != nil && ctx.Err() == nil {
-			e.Log.Warn("guest link", "vm", m.name, "error", err)
-		}
-	})
 	return nil
 }
 

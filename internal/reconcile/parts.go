@@ -199,22 +199,24 @@ func (j *job) startShare(ctx context.Context, tag string) error {
 	if err != nil {
 		return err
 	}
+	// A share in the record without a process has nothing to stop.
 	if err := j.change(func(r *Record) { r.share(tag) }); err != nil {
 		return err
 	}
 	uid := j.record().UID
-	config := share.Config{
+	p, err := share.Start(ctx, command, share.Config{
 		Tag: tag, Dir: source.Dir, ReadOnly: j.readOnly(tag), ImageRoot: tag == spec.RootTag,
 		Socket: j.shareSocket(tag), SocketUID: uid, SocketGID: uid,
 		UID: source.ServeAs.UID, GID: source.ServeAs.GID, Log: j.shareLog(tag),
-	}
-	p, err := share.Start(ctx, command, config)
+		Note: func(id process.ID) error {
+			return j.change(func(r *Record) { r.share(tag).Process = &id })
+		},
+	})
 	if err != nil {
 		return err
 	}
 	j.building().shares[tag] = p
-	id := p.ID()
-	return j.change(func(r *Record) { r.share(tag).Process = &id })
+	return nil
 }
 
 // shareGrace is how long a virtiofsd may take to end: it does so by itself

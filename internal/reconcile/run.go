@@ -21,7 +21,10 @@ type run struct {
 	vmm     hypervisor.VM
 	shares  map[string]*process.Process
 	console *console
-	logs    func(tag string) string // path of a share's log
+	drained chan struct{} // closed when the console has ended
+	guest   *guest
+	// logs holds the path of each share's log by its tag, and the VMM's by "".
+	logs map[string]string
 	// force skips the guest's own shutdown.
 	force atomic.Bool
 
@@ -41,7 +44,7 @@ type run struct {
 }
 
 func newRun() *run {
-	return &run{shares: map[string]*process.Process{}, ended: make(chan struct{}), letGo: make(chan struct{})}
+	return &run{shares: map[string]*process.Process{}, guest: newGuest(), drained: make(chan struct{}), logs: map[string]string{}, ended: make(chan struct{}), letGo: make(chan struct{})}
 }
 
 // building is the run that the job puts together.
@@ -85,8 +88,20 @@ func (r *run) supervise() {
 	if r.cause == nil {
 		r.cause = exitCause(r.vmm.Exit())
 	}
+	r.awaitConsole()
 	close(r.ended)
 	r.quit()
+}
+
+// awaitConsole lets the console's last words get into its log: the serial line
+// ends with the VMM.
+func (r *run) awaitConsole() {
+	timer := time.NewTimer(vmmGrace)
+	defer timer.Stop()
+	select {
+	case <-r.drained:
+	case <-timer.C:
+	}
 }
 
 // exitCause is nil for a VMM that ended as it does when its guest powers off.
@@ -101,7 +116,7 @@ func exitCause(exit process.Exit) error {
 func (r *run) shareEnded(tag string) error {
 	p := r.shares[tag]
 	text := fmt.Sprintf("the virtiofsd of share %s ended (%s), and the guest hangs without it: the VM was stopped by force", tag, p.Exit())
-	if tail := process.TailLog(r.logs(tag), logTail); len(tail) > 0 {
+	if tail := process.TailLog(r.logs[tag], logTail); len(tail) > 0 {
 		text += "; its last words: " + strings.Join(tail, " / ")
 	}
 	return errors.New(text)
@@ -170,12 +185,9 @@ func (r *run) context() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// quit ends the daemon's own work for the run.
+// quit ends the daemon's own work for the run, and waits for it.
 func (r *run) quit() {
 	r.once.Do(func() { close(r.letGo) })
-	if s := r.session(); s != nil {
-		_ = s.Close()
-	}
 	r.tasks.Wait()
 }
 

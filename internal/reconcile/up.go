@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -63,7 +64,7 @@ func (e *Engine) up(ctx context.Context, caller Caller, vm spec.VM, show func(Pr
 	}
 	steps := plan.VM(vm, have)
 	if len(steps) == 0 {
-		show(Progress{VM: vm.Name, Step: string(plan.AwaitReady), State: "done", Message: "runs already"})
+		show(Progress{VM: vm.Name, Step: string(plan.AwaitReady), State: "done", Message: j.runsAlready()})
 		return nil
 	}
 	e.setState(m, spec.StateStarting, "")
@@ -73,11 +74,20 @@ func (e *Engine) up(ctx context.Context, caller Caller, vm spec.VM, show func(Pr
 		return nil
 	}
 	e.Log.Warn("start failed", "vm", vm.Name, "error", err)
-	if undoErr := e.takeBack(ctx, m, show); undoErr != nil {
-		err = errors.Join(err, fmt.Errorf("and to take back what was made: %w", undoErr))
-	}
 	e.setState(m, spec.StateDown, "")
+	if undoErr := e.takeBack(ctx, m, show); undoErr != nil {
+		e.setState(m, spec.StateFailed, "left over of a failed start: "+undoErr.Error())
+		err = fmt.Errorf("%w\nand what was made could not all be taken back (`bield down %s` tries again): %w", err, vm.Name, undoErr)
+	}
 	return fmt.Errorf("%s: %w", vm.Name, err)
+}
+
+// runsAlready says so, and that the file may have changed since.
+func (j *job) runsAlready() string {
+	if reflect.DeepEqual(j.record().VM, j.vm) {
+		return "runs already"
+	}
+	return fmt.Sprintf("runs already, as it was declared when it started: `bield down %s`, then up, applies the changes", j.vm.Name)
 }
 
 // Down stops VMs; no name means all that run. It returns when nothing of them

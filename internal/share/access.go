@@ -62,7 +62,7 @@ func becomeForFiles(id spec.ID) error {
 // present one (setfsuid(2)).
 func setFSID(trap uintptr, id uint32) error {
 	const invalid = ^uintptr(0)
-	unix.RawSyscall(trap, uintptr(id), 0, 0)
+	_, _, _ = unix.RawSyscall(trap, uintptr(id), 0, 0)
 	if now, _, _ := unix.RawSyscall(trap, invalid, 0, 0); uint32(now) != id {
 		return fmt.Errorf("set the file system id of a thread to %d: %w", id, unix.EPERM)
 	}

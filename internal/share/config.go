@@ -26,6 +26,8 @@ type Config struct {
 	ImageRoot bool
 	// Log is the path of the server's log.
 	Log string
+	// Note is told the server's ID before it runs: see process.Command.
+	Note func(process.ID) error
 }
 
 const (

@@ -59,7 +59,7 @@ func resolve(share spec.Share, caller spec.ID, vmUser spec.User) (Source, error)
 		err = checkAccess(dir, id)
 	}
 	if err != nil {
-		dir.Close()
+		_ = dir.Close()
 		return Source{}, err
 	}
 	return Source{id, dir}, nil

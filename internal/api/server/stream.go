@@ -15,7 +15,7 @@ func stream(w http.ResponseWriter, work func(show func(reconcile.Progress)) (str
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := events{w: w, encoder: json.NewEncoder(w)}
 	result, err := work(func(p reconcile.Progress) {
-		out.write(api.Event{VM: p.VM, Step: p.Step, State: p.State, Message: p.Message, Elapsed: p.Elapsed})
+		out.write(api.Event{VM: p.VM, Step: p.Step, State: p.State, Message: p.Message, Detail: p.Detail, Elapsed: p.Elapsed})
 	})
 	last := api.Event{Done: true, Message: result}
 	if err != nil {

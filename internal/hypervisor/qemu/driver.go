@@ -153,7 +153,7 @@ func (d *Driver) start(ctx context.Context, m hypervisor.Machine) (*VM, error) {
 	}
 	p, err := process.Start(ctx, process.Command{
 		Path: program, Args: arguments(m, o), UID: m.UID, GID: m.GID, Groups: d.groups(m.Groups),
-		Files: files, LogPath: m.Log, NewNetNS: true,
+		Files: files, LogPath: m.Log, NewNetNS: true, Note: m.Note,
 	})
 	if err != nil {
 		removeAll(m.Dir)
@@ -165,16 +165,16 @@ func (d *Driver) start(ctx context.Context, m hypervisor.Machine) (*VM, error) {
 // confirm waits until QEMU answers on QMP, which it does once the machine is
 // made, or ends it.
 func confirm(ctx context.Context, vm *VM, log string) (*VM, error) {
-	answered := make(chan error, 1)
+	answered := make(chan struct{})
 	ask, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() {
-		_, err := execute(ask, vm.socket(qmpSocket), "query-status")
-		answered <- err
-	}()
 	var err error
+	go func() {
+		defer close(answered)
+		err = execute(ask, vm.socket(qmpSocket), "query-status")
+	}()
 	select {
-	case err = <-answered:
+	case <-answered:
 	case <-vm.Done():
 		cancel()
 		<-answered

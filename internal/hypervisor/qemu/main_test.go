@@ -59,7 +59,7 @@ func fake(name string) {
 }
 
 func fakeQMP(conn net.Conn, name string) {
-	fmt.Fprint(conn, fakeGreeting+"\r\n")
+	_, _ = fmt.Fprint(conn, fakeGreeting+"\r\n")
 	commands := json.NewDecoder(conn)
 	for {
 		var c struct {
@@ -69,14 +69,14 @@ func fakeQMP(conn net.Conn, name string) {
 		if commands.Decode(&c) != nil {
 			return
 		}
-		fmt.Fprintf(conn, `{"timestamp": {"seconds": 1}, "event": "RESUME"}`+"\r\n")
+		_, _ = fmt.Fprintf(conn, `{"timestamp": {"seconds": 1}, "event": "RESUME"}`+"\r\n")
 		switch {
 		case c.Execute == "system_powerdown" && name == "refuses":
-			fmt.Fprintf(conn, `{"id": %d, "error": {"class": "GenericError", "desc": "no button"}}`+"\r\n", c.ID)
+			_, _ = fmt.Fprintf(conn, `{"id": %d, "error": {"class": "GenericError", "desc": "no button"}}`+"\r\n", c.ID)
 		case c.Execute == "system_powerdown":
 			os.Exit(3)
 		default:
-			fmt.Fprintf(conn, `{"id": %d, "return": {}}`+"\r\n", c.ID)
+			_, _ = fmt.Fprintf(conn, `{"id": %d, "return": {}}`+"\r\n", c.ID)
 		}
 	}
 }

@@ -37,26 +37,24 @@ func (e *qmpError) Error() string { return fmt.Sprintf("QEMU: %s (%s)", e.Desc, 
 // errQMP says that what answers doesn't speak QMP.
 var errQMP = errors.New("no QMP")
 
-// execute connects to QMP, carries out commands without arguments in order, and
-// returns the last one's result.
-func execute(ctx context.Context, socket string, commands ...string) (json.RawMessage, error) {
+// execute connects to QMP and carries out commands without arguments in order.
+func execute(ctx context.Context, socket string, commands ...string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, qmpTimeout, fmt.Errorf("QEMU does not answer within %s", qmpTimeout))
 	defer cancel()
 	conn, err := dial(ctx, socket)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	result, err := converse(conn, commands)
-	if err != nil && ctx.Err() != nil {
+	if _, err = converse(conn, commands); err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return result, err
+	return err
 }
 
-// converse is execute on an open connection.
+// converse is execute on an open connection; it returns the last result.
 func converse(conn io.ReadWriter, commands []string) (json.RawMessage, error) {
 	lines := bufio.NewReader(io.LimitReader(conn, qmpBytes))
 	greeting, err := readMessage(lines)

@@ -83,7 +83,7 @@ func TestExecuteGivesUp(t *testing.T) {
 	reason := errors.New("no patience")
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 30*time.Millisecond, reason)
 	defer cancel()
-	if _, err := execute(ctx, path, "quit"); !errors.Is(err, reason) {
+	if err := execute(ctx, path, "quit"); !errors.Is(err, reason) {
 		t.Errorf("error %v", err)
 	}
 }

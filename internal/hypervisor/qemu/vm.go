@@ -45,7 +45,7 @@ func (v *VM) connect(ctx context.Context, name string) (net.Conn, error) {
 
 // PowerButton implements hypervisor.VM.
 func (v *VM) PowerButton(ctx context.Context) error {
-	if _, err := execute(ctx, v.socket(qmpSocket), "system_powerdown"); err != nil {
+	if err := execute(ctx, v.socket(qmpSocket), "system_powerdown"); err != nil {
 		return fmt.Errorf("press the power button: %w", err)
 	}
 	return nil
@@ -59,7 +59,7 @@ func (v *VM) Kill(context.Context) error {
 }
 
 // Close implements hypervisor.VM.
-func (v *VM) Close() { v.Process.Release() }
+func (v *VM) Close() { v.Release() }
 
 // listenAll makes the sockets that QEMU is to accept connections on.
 func listenAll(dir string) ([]*os.File, error) {
@@ -88,7 +88,7 @@ func listen(path string) (*os.File, error) {
 	}
 	f := os.NewFile(uintptr(fd), path)
 	if err := bind(fd, path); err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, fmt.Errorf("make socket %s: %w", path, err)
 	}
 	return f, nil
@@ -115,7 +115,7 @@ func bind(fd int, path string) error {
 
 func closeAll(files []*os.File) {
 	for _, f := range files {
-		f.Close()
+		_ = f.Close()
 	}
 }
 
