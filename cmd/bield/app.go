@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,11 +91,12 @@ func (a *app) daemon(ctx context.Context) (*client.Client, error) {
 	if !errors.Is(err, client.ErrNoDaemon) {
 		return nil, err
 	}
-	if err := a.startDaemon(ctx); err != nil {
-		return nil, err
+	// Somebody else may have started one at the same moment: then it answers.
+	startErr := a.startDaemon(ctx)
+	if _, err := c.Version(ctx); err != nil {
+		return nil, cmp.Or(startErr, err)
 	}
-	_, err = c.Version(ctx)
-	return c, err
+	return c, nil
 }
 
 // Colours of a terminal.

@@ -41,10 +41,7 @@ func start(ctx context.Context, o options, log *slog.Logger) (_ *daemon, err err
 			d.close()
 		}
 	}()
-	if d.lock, err = state.Lock(run.Lock()); err != nil {
-		if errors.Is(err, state.ErrLocked) {
-			err = fmt.Errorf("another bieldd serves %s: end it first, or set %s", run.Dir, state.EnvRunDir)
-		}
+	if d.lock, err = lockRun(ctx, run); err != nil {
 		return nil, err
 	}
 	if d.engine, err = newEngine(ctx, run, cache, log); err != nil {
@@ -54,6 +51,33 @@ func start(ctx context.Context, o options, log *slog.Logger) (_ *daemon, err err
 	d.server = server.New(d.engine, version, log, d.idle.touch)
 	d.listener, err = listen(run.Socket())
 	return d, err
+}
+
+// endGrace is how long a daemon that no longer answers may take to end.
+const endGrace = 5 * time.Second
+
+// lockRun takes the run directory's lock. One that is held by a daemon that
+// answers is an error at once; one that is just ending is waited for.
+func lockRun(ctx context.Context, run state.Run) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, endGrace)
+	defer cancel()
+	ticker := time.NewTicker(endGrace / 100)
+	defer ticker.Stop()
+	for {
+		lock, err := state.Lock(run.Lock())
+		if !errors.Is(err, state.ErrLocked) {
+			return lock, err
+		}
+		if conn, err := net.Dial("unix", run.Socket()); err == nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("another bieldd serves %s: end it first, or set %s", run.Dir, state.EnvRunDir)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("another bieldd holds %s but does not answer: end it first, or set %s", run.Dir, state.EnvRunDir)
+		}
+	}
 }
 
 // listen opens the socket to root and the group bield, where there is one.

@@ -1,0 +1,176 @@
+package reconcile
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"bield/internal/spec"
+	"bield/internal/state"
+)
+
+const alice = 1000
+
+func testEngine(t *testing.T) *Engine {
+	t.Helper()
+	run := state.Run{Dir: filepath.Join(t.TempDir(), "run")}
+	if err := run.Make(); err != nil {
+		t.Fatal(err)
+	}
+	return &Engine{
+		Options: Options{Run: run, Log: slog.New(slog.DiscardHandler)},
+		applied: Applied{Origins: map[string]string{}}, vms: map[string]*machine{}, closing: make(chan struct{}),
+	}
+}
+
+func testHost(stateDir string, names ...string) spec.Host {
+	host := spec.Host{
+		Bridge: spec.DefaultBridge, Subnet: netip.MustParsePrefix("192.168.83.0/24"),
+		StateDir: stateDir, Nameservers: spec.DefaultNameservers(),
+	}
+	for _, name := range names {
+		// Addresses that follow from names, so that files do not clash by chance.
+		ip := netip.AddrFrom4([4]byte{192, 168, 83, name[0]})
+		host.VMs = append(host.VMs, spec.VM{
+			Name: name, IP: ip, MAC: spec.DerivedMAC(name), MemoryMiB: 1024,
+			Shares:     []spec.Share{{Tag: spec.WorkspaceTag, Source: "/home/alice/" + name, MountPoint: spec.WorkspaceMount}},
+			User:       spec.User{Name: "alice", ID: spec.ID{UID: alice, GID: alice}, Home: "/home/alice", Shell: "/bin/zsh"},
+			Hypervisor: spec.HypervisorAuto, Init: spec.InitBield, StopTimeout: spec.DefaultStopTimeout,
+		})
+	}
+	return host
+}
+
+func TestAcceptKeepsTheVMsOfOtherFiles(t *testing.T) {
+	e, dir := testEngine(t), t.TempDir()
+	for _, r := range []UpRequest{
+		{Host: testHost(dir, "a", "b"), Origin: "/etc/one.yaml"},
+		{Host: testHost(dir, "c"), Origin: "/etc/two.yaml"},
+		{Host: testHost(dir, "b"), Origin: "/etc/one.yaml"},
+	} {
+		if _, err := e.accept(Caller{}, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := e.applied.Host.Names(); !slices.Equal(got, []string{"b", "c"}) {
+		t.Errorf("applied: %v", got)
+	}
+	again, err := loadApplied(e.Run)
+	if err != nil || !slices.Equal(again.Host.Names(), []string{"b", "c"}) || again.Origins["c"] != "/etc/two.yaml" {
+		t.Errorf("on disk: %v %v", again, err)
+	}
+}
+
+func TestAcceptRefuses(t *testing.T) {
+	dir := t.TempDir()
+	for name, c := range map[string]struct {
+		caller Caller
+		change func(*UpRequest)
+		kind   error
+		says   string
+	}{
+		"a VM the file does not declare": {Caller{}, func(r *UpRequest) { r.Names = []string{"z"} }, ErrNotFound, `no VM "z"; it has: a`},
+		"a name of another file's":       {Caller{}, func(r *UpRequest) { r.Origin = "/etc/other.yaml" }, ErrConflict, "declared by /etc/first.yaml"},
+		"an address of another file's": {Caller{}, func(r *UpRequest) {
+			r.Origin = "/etc/other.yaml"
+			r.Host.VMs[0].Name, r.Host.VMs[0].MAC = "n", spec.DerivedMAC("n")
+		}, ErrConflict, "192.168.83.97"},
+		"what the rules forbid":       {Caller{}, func(r *UpRequest) { r.Host.VMs[0].Name = "../etc" }, ErrConflict, "../etc"},
+		"another bridge by a user":    {Caller{UID: alice}, func(r *UpRequest) { r.Host.Bridge = "br1" }, ErrForbidden, "only root"},
+		"another folder by a user":    {Caller{UID: alice}, func(r *UpRequest) { r.Host.StateDir = "/etc" }, ErrForbidden, "only root"},
+		"another's VM by a user":      {Caller{UID: 1001}, func(*UpRequest) {}, ErrForbidden, "VM a has the user alice"},
+		"a mirror by a user":          {Caller{UID: alice}, func(r *UpRequest) { r.Host.VMs[0].Image.Mirror = "file:///etc" }, ErrForbidden, "only root"},
+		"an own name by a user":       {Caller{UID: alice}, func(r *UpRequest) { r.Origin = "/home/alice/b.yaml" }, ErrConflict, "declared by"},
+		"a keyring of root's, a user": {Caller{UID: alice}, func(r *UpRequest) { r.Host.VMs[0].Image.Keyring = "/etc/shadow" }, ErrForbidden, "only root"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := testEngine(t)
+			if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/first.yaml"}); err != nil {
+				t.Fatal(err)
+			}
+			r := UpRequest{Host: testHost(dir, "a"), Origin: "/etc/first.yaml"}
+			c.change(&r)
+			_, err := e.accept(c.caller, r)
+			if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %v", err)
+			}
+			if got := e.applied.Host; got.StateDir != dir || !slices.Equal(got.Names(), []string{"a"}) {
+				t.Errorf("applied: %v", got)
+			}
+		})
+	}
+}
+
+func TestHostSettingsStayWhileVMsRun(t *testing.T) {
+	e, dir := testEngine(t), t.TempDir()
+	if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/first.yaml"}); err != nil {
+		t.Fatal(err)
+	}
+	e.machine("a").record = &Record{VM: e.applied.Host.VMs[0]}
+	changed := testHost(dir, "a")
+	changed.Bridge = "br1"
+	_, err := e.accept(Caller{}, UpRequest{Host: changed, Origin: "/etc/first.yaml"})
+	if !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "bield down a") {
+		t.Errorf("got %v", err)
+	}
+	gone := testHost(dir, "b")
+	if _, err := e.accept(Caller{}, UpRequest{Host: gone, Origin: "/etc/first.yaml"}); err != nil {
+		t.Error(err)
+	}
+	if got := e.List(); len(got) != 2 || got[0].Name != "a" {
+		t.Errorf("a VM that runs and is declared no more is not listed: %v", got)
+	}
+}
+
+func TestHostRecordGoesWhenItSaysNothing(t *testing.T) {
+	e := testEngine(t)
+	on := true
+	for _, edit := range []func(*HostRecord){
+		func(h *HostRecord) { h.Forwarding, h.Bridge = &on, "microbr" },
+		func(h *HostRecord) { h.Forwarding = nil },
+	} {
+		if err := e.changeHost(edit); err != nil {
+			t.Fatal(err)
+		}
+		if h, err := loadHost(e.Run); err != nil || h.Bridge != "microbr" {
+			t.Errorf("%v %v", h, err)
+		}
+	}
+	if err := e.changeHost(func(h *HostRecord) { h.Bridge = "" }); err != nil {
+		t.Fatal(err)
+	}
+	var h HostRecord
+	if err := state.Read(e.Run.HostRecord(), &h); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestEachVMMHasItsOwnUser(t *testing.T) {
+	e := testEngine(t)
+	seen := map[uint32]string{}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		uid := e.freeUID(name)
+		if other, taken := seen[uid]; taken {
+			t.Errorf("%s and %s share uid %d", name, other, uid)
+		}
+		if uid < spec.VMMUIDBase || uid >= spec.VMMUIDBase+spec.VMMUIDCount {
+			t.Errorf("uid %d is outside the range", uid)
+		}
+		seen[uid] = name
+		if again := e.freeUID(name); again != uid {
+			t.Errorf("%s: %d and then %d", name, uid, again)
+		}
+		// The next one would be given this uid too, were it free.
+		e.machine(name).record = &Record{UID: uid}
+	}
+	clash := e.freeUID("e")
+	e.machine("f").record = &Record{UID: clash}
+	if e.freeUID("e") == clash {
+		t.Error("a uid in use was given again")
+	}
+}
