@@ -39,7 +39,7 @@ var allowed = map[string]string{
 	"internal/hypervisor":      "internal/spec internal/state internal/process internal/guestconfig",
 	"internal/hypervisor/qemu": "internal/hypervisor internal/spec internal/state internal/process internal/guestconfig",
 	"internal/image":           "internal/apt internal/spec internal/state internal/process internal/guestconfig",
-	"internal/setup":           "internal/apt",
+	"internal/setup":           "internal/apt internal/state",
 
 	"internal/reconcile": "internal/firewall internal/guestconfig internal/guestlink internal/hypervisor internal/image " +
 		"internal/network internal/plan internal/process internal/share internal/spec internal/sshaccess internal/state",

@@ -69,7 +69,7 @@ func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 
 // load finds, reads and checks the configuration.
 func (a *app) load(ctx context.Context) (spec.Host, string, error) {
-	env, err := config.HostEnv()
+	env, err := config.HostEnv(ctx)
 	if err != nil {
 		return spec.Host{}, "", err
 	}

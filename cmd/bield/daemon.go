@@ -61,7 +61,7 @@ func launch(ctx context.Context, program string, log *os.File) error {
 		return fmt.Errorf("start bieldd: %w", err)
 	}
 	defer func() { _ = ready.Close() }()
-	cmd := exec.Command(program, "--idle-timeout", idleTimeout.String(), "--ready-fd", "3")
+	cmd := exec.Command(program, "--idle-timeout", idleTimeout.String(), "--ready-fd", "3") //nolint:noctx // bieldd outlives this command
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{theirs}

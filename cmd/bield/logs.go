@@ -84,9 +84,10 @@ func (p *plainWriter) take(b byte) {
 			p.state = inText
 		}
 	case inString:
-		if b == 0x07 || b == '\n' {
+		switch b {
+		case 0x07, '\n':
 			p.state = inText
-		} else if b == 0x1b {
+		case 0x1b:
 			p.state = afterEscape
 		}
 	default:

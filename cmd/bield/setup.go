@@ -28,7 +28,7 @@ the next release is unpacked beside bield, from the same package sources.`,
 func runSetup(ctx context.Context, a *app, check bool) error {
 	cache := state.CacheFromEnv()
 	host := setup.Host{CacheDir: cache.Dir}
-	missing, err := host.Missing()
+	missing, err := host.Missing(ctx)
 	if err != nil {
 		return err
 	}

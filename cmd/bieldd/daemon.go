@@ -44,12 +44,12 @@ func start(ctx context.Context, o options, log *slog.Logger) (_ *daemon, err err
 	if d.lock, err = lockRun(ctx, run); err != nil {
 		return nil, err
 	}
-	if d.engine, err = newEngine(ctx, run, cache, log); err != nil {
+	if d.engine, err = newEngine(ctx, run, cache, o.boot, log); err != nil {
 		return nil, err
 	}
 	d.idle = newIdleTimer(o.idle, d.engine.Idle)
 	d.server = server.New(d.engine, version, log, d.idle.touch)
-	d.listener, err = listen(run.Socket())
+	d.listener, err = listen(ctx, run.Socket())
 	return d, err
 }
 
@@ -63,12 +63,13 @@ func lockRun(ctx context.Context, run state.Run) (*os.File, error) {
 	defer cancel()
 	ticker := time.NewTicker(endGrace / 100)
 	defer ticker.Stop()
+	var dialer net.Dialer
 	for {
 		lock, err := state.Lock(run.Lock())
 		if !errors.Is(err, state.ErrLocked) {
 			return lock, err
 		}
-		if conn, err := net.Dial("unix", run.Socket()); err == nil {
+		if conn, err := dialer.DialContext(ctx, "unix", run.Socket()); err == nil {
 			_ = conn.Close()
 			return nil, fmt.Errorf("another bieldd serves %s: end it first, or set %s", run.Dir, state.EnvRunDir)
 		}
@@ -81,11 +82,12 @@ func lockRun(ctx context.Context, run state.Run) (*os.File, error) {
 }
 
 // listen opens the socket to root and the group bield, where there is one.
-func listen(path string) (net.Listener, error) {
+func listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := state.Remove(path); err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("unix", path)
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}

@@ -29,13 +29,14 @@ import (
 var version = "dev"
 
 const (
-	bootTimeout = 3 * time.Minute
+	defaultBootTimeout = 3 * time.Minute
 	// closeTimeout bounds calls under way when the daemon is told to end.
 	closeTimeout = 10 * time.Second
 )
 
 type options struct {
 	idle    time.Duration
+	boot    time.Duration
 	readyFD int
 }
 
@@ -59,6 +60,7 @@ func parse(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bieldd", flag.ContinueOnError)
 	flags.DurationVar(&o.idle, "idle-timeout", 0, "end after this long without a VM or a request; 0: never")
+	flags.DurationVar(&o.boot, "boot-timeout", defaultBootTimeout, "how long a VM may take to become usable")
 	flags.IntVar(&o.readyFD, "ready-fd", 0, "write a line to this descriptor once requests are answered")
 	show := flags.Bool("version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
@@ -106,7 +108,7 @@ func readiness(fd int) func(error) {
 	}
 }
 
-func newEngine(ctx context.Context, run state.Run, cache state.Cache, log *slog.Logger) (*reconcile.Engine, error) {
+func newEngine(ctx context.Context, run state.Run, cache state.Cache, bootTimeout time.Duration, log *slog.Logger) (*reconcile.Engine, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find bieldd itself: %w", err)
@@ -120,7 +122,7 @@ func newEngine(ctx context.Context, run state.Run, cache state.Cache, log *slog.
 		Run:        run,
 		Cache:      cache,
 		InitBinary: filepath.Join(filepath.Dir(self), "bield-init"),
-		Virtiofsd:  func() ([]string, error) { return setup.Virtiofsd(cache.Dir) },
+		Virtiofsd:  func(ctx context.Context) ([]string, error) { return setup.Virtiofsd(ctx, cache.Dir) },
 		Driver:     driver,
 		Hypervisor: spec.HypervisorQEMU,
 		KVM:        kvm,

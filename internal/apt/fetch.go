@@ -33,7 +33,7 @@ func Fetch(ctx context.Context, sources []Source, packages []string, dir string)
 	if err != nil {
 		return nil, fmt.Errorf("fetch packages: %w", err)
 	}
-	defer os.RemoveAll(work)
+	defer func() { _ = os.RemoveAll(work) }()
 	client := client{dir: work}
 	if err := client.configure(ctx, sources); err != nil {
 		return nil, fmt.Errorf("fetch packages: %w", err)
@@ -85,9 +85,15 @@ func (c client) configure(ctx context.Context, sources []Source) error {
 // unprivileged gives the download folder to apt's own user, where there is
 // one: apt would fetch as root into a folder that _apt can't write.
 func (c client) unprivileged() error {
-	u, err := user.Lookup("_apt")
-	if err != nil || os.Geteuid() != 0 {
+	if os.Geteuid() != 0 {
 		return nil
+	}
+	u, err := user.Lookup("_apt")
+	if _, unknown := errors.AsType[user.UnknownUserError](err); unknown {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up apt's user: %w", err)
 	}
 	uid, err := strconv.Atoi(u.Uid)
 	if err != nil {

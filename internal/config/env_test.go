@@ -125,8 +125,8 @@ func errorOf(t *testing.T, yaml string) string {
 	if err == nil {
 		t.Fatalf("Parse accepted:\n%s", yaml)
 	}
-	if _, ok := errors.AsType[*Errors](err); !ok {
-		t.Fatalf("error is a %T, want *Errors", err)
+	if _, ok := errors.AsType[*FileError](err); !ok {
+		t.Fatalf("error is a %T, want *FileError", err)
 	}
 	return err.Error()
 }

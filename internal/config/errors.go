@@ -19,8 +19,8 @@ type Problem struct {
 	Message string
 }
 
-// Errors is all that is wrong with one file, sorted by position.
-type Errors struct {
+// FileError is all that is wrong with one file, sorted by position.
+type FileError struct {
 	File     string
 	Problems []Problem
 	// Omitted counts the problems beyond those listed.
@@ -28,7 +28,7 @@ type Errors struct {
 }
 
 // Error has one line for each problem: "file:line:column: message".
-func (e *Errors) Error() string {
+func (e *FileError) Error() string {
 	var b strings.Builder
 	for i, p := range e.Problems {
 		if i > 0 {
@@ -48,7 +48,7 @@ func (e *Errors) Error() string {
 
 // refuse is an error about the file as a whole.
 func refuse(file, format string, args ...any) error {
-	return &Errors{File: file, Problems: []Problem{{Message: fmt.Sprintf(format, args...)}}}
+	return &FileError{File: file, Problems: []Problem{{Message: fmt.Sprintf(format, args...)}}}
 }
 
 type position struct{ line, column int }
@@ -139,7 +139,7 @@ func (r *report) isBroken(l location) bool {
 	return false
 }
 
-// err is nil or an *Errors.
+// err is nil or a *FileError.
 func (r *report) err() error {
 	if len(r.problems) == 0 {
 		return nil
@@ -149,7 +149,7 @@ func (r *report) err() error {
 	})
 	list := slices.Compact(r.problems)
 	shown := list[:min(len(list), maxProblems)]
-	return &Errors{File: r.file, Problems: shown, Omitted: len(list) - len(shown)}
+	return &FileError{File: r.file, Problems: shown, Omitted: len(list) - len(shown)}
 }
 
 // longestShown is in bytes.

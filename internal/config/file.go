@@ -43,7 +43,7 @@ type shareFile struct {
 	Source     *string  `yaml:"source" example:"~/.claude" jsonschema:"required,minLength=1" jsonschema_description:"The host folder."`
 	MountPoint *string  `yaml:"mountPoint" default:"the same path as source" example:"/home/alice/.claude" jsonschema_description:"Where the guest mounts it."`
 	Tag        *string  `yaml:"tag" default:"made from the last part of source" example:"claude-config" jsonschema:"minLength=1,maxLength=36" jsonschema_description:"The name of the virtiofs device; no two shares of a VM have the same."`
-	ReadOnly   *bool    `yaml:"readOnly" example:"true" jsonschema:"default=false" jsonschema_description:"Refuse all writing by the guest."`
+	ReadOnly   *bool    `yaml:"readOnly" example:"true" jsonschema:"default=false" jsonschema_description:"Refuse all writing by the guest. The default for /nix/store is true."`
 	User       *account `yaml:"user" default:"the owner of source" example:"alice" jsonschema_description:"The host user, by name or uid, that the folder is served as. Needed to share a folder of root's for writing."`
 }
 

@@ -29,24 +29,25 @@ const (
 	maxKeyFiles   = 64
 )
 
-// HostEnv asks this machine. SUDO_UID counts only for root, as anyone can set it.
-func HostEnv() (Env, error) {
+// HostEnv asks this machine, now and when the Env is asked, until ctx ends.
+// SUDO_UID counts only for root, as anyone can set it.
+func HostEnv(ctx context.Context) (Env, error) {
 	uid := os.Getuid()
 	env := Env{
 		Caller:     Account{Name: strconv.Itoa(uid), ID: spec.ID{UID: uint32(uid), GID: uint32(os.Getgid())}},
 		MemoryMiB:  hostMemory(),
-		ByName:     userByName,
-		ByUID:      userByUID,
+		ByName:     func(name string) (Account, error) { return userByName(ctx, name) },
+		ByUID:      func(uid uint32) (Account, error) { return userByUID(ctx, uid) },
 		PublicKeys: publicKeys,
 		Path:       hostPath,
 	}
-	switch a, err := userByUID(uint32(uid)); {
+	switch a, err := userByUID(ctx, uint32(uid)); {
 	case err == nil:
 		env.Caller = a
 	case !errors.Is(err, ErrNoUser):
 		return Env{}, err
 	}
-	sudo, err := sudoCaller(uid)
+	sudo, err := sudoCaller(ctx, uid)
 	if err != nil {
 		return Env{}, err
 	}
@@ -58,7 +59,7 @@ func HostEnv() (Env, error) {
 	return env, nil
 }
 
-func sudoCaller(uid int) (*Account, error) {
+func sudoCaller(ctx context.Context, uid int) (*Account, error) {
 	text := os.Getenv("SUDO_UID")
 	if uid != 0 || text == "" {
 		return nil, nil
@@ -70,7 +71,7 @@ func sudoCaller(uid int) (*Account, error) {
 	if n == 0 {
 		return nil, nil
 	}
-	a, err := userByUID(uint32(n))
+	a, err := userByUID(ctx, uint32(n))
 	if err != nil {
 		return nil, fmt.Errorf("look up who called sudo: %w", err)
 	}
@@ -95,20 +96,20 @@ func hostMemory() int {
 	return 0
 }
 
-func userByName(name string) (Account, error) {
+func userByName(ctx context.Context, name string) (Account, error) {
 	u, err := user.Lookup(name)
 	if err == nil {
 		return accountOf(u)
 	}
-	return getent(name)
+	return getent(ctx, name)
 }
 
-func userByUID(uid uint32) (Account, error) {
+func userByUID(ctx context.Context, uid uint32) (Account, error) {
 	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
 	if err == nil {
 		return accountOf(u)
 	}
-	return getent(strconv.FormatUint(uint64(uid), 10))
+	return getent(ctx, strconv.FormatUint(uint64(uid), 10))
 }
 
 func accountOf(u *user.User) (Account, error) {
@@ -129,8 +130,8 @@ func newAccount(name, uid, gid, home string) (Account, error) {
 
 // getent finds users that are not in /etc/passwd (LDAP, systemd-homed): a
 // static program has no NSS of its own.
-func getent(key string) (Account, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+func getent(ctx context.Context, key string) (Account, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "getent", "passwd", "--", key).Output()
 	if err != nil {
@@ -150,7 +151,7 @@ func getent(key string) (Account, error) {
 // hostPath resolves symbolic links itself to know each of them.
 func hostPath(path string) (PathInfo, error) {
 	var links []string
-	real, info, err := walk(path, func(p string, info fs.FileInfo) error {
+	target, info, err := walk(path, func(p string, info fs.FileInfo) error {
 		if info.Mode()&fs.ModeSymlink != 0 {
 			links = append(links, p)
 		}
@@ -163,7 +164,7 @@ func hostPath(path string) (PathInfo, error) {
 	if !ok {
 		return PathInfo{}, fmt.Errorf("stat %s: no owner", path)
 	}
-	return PathInfo{ID: spec.ID{UID: st.Uid, GID: st.Gid}, Dir: info.IsDir(), Real: real, Links: links}, nil
+	return PathInfo{ID: spec.ID{UID: st.Uid, GID: st.Gid}, Dir: info.IsDir(), Real: target, Links: links}, nil
 }
 
 func publicKeys(home string) ([]string, error) {

@@ -12,7 +12,7 @@ import (
 
 func TestHostEnv(t *testing.T) {
 	t.Setenv("SUDO_UID", "")
-	env, err := HostEnv()
+	env, err := HostEnv(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,22 +38,22 @@ func TestHostEnv(t *testing.T) {
 
 func TestSudoUIDCountsForRootAlone(t *testing.T) {
 	t.Setenv("SUDO_UID", "1")
-	daemon, err := userByUID(1)
+	daemon, err := userByUID(t.Context(), 1)
 	if err != nil {
 		skip(t, "this machine has no user 1")
 	}
-	if got, err := sudoCaller(0); err != nil || got == nil || *got != daemon {
+	if got, err := sudoCaller(t.Context(), 0); err != nil || got == nil || *got != daemon {
 		t.Errorf("as root: %v %v", got, err)
 	}
-	if got, err := sudoCaller(1000); err != nil || got != nil {
+	if got, err := sudoCaller(t.Context(), 1000); err != nil || got != nil {
 		t.Errorf("as another: %v %v", got, err)
 	}
 	t.Setenv("SUDO_UID", "0")
-	if got, err := sudoCaller(0); err != nil || got != nil {
+	if got, err := sudoCaller(t.Context(), 0); err != nil || got != nil {
 		t.Errorf("root by sudo: %v %v", got, err)
 	}
 	t.Setenv("SUDO_UID", "x")
-	if _, err := sudoCaller(0); err == nil {
+	if _, err := sudoCaller(t.Context(), 0); err == nil {
 		t.Error("no number, no error")
 	}
 }

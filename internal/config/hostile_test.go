@@ -53,9 +53,9 @@ func TestHostileFiles(t *testing.T) {
 			if took := time.Since(start); took > 10*time.Second {
 				t.Errorf("took %s", took)
 			}
-			list, ok := errors.AsType[*Errors](err)
+			list, ok := errors.AsType[*FileError](err)
 			if !ok {
-				t.Fatalf("error %T, want *Errors", err)
+				t.Fatalf("error %T, want *FileError", err)
 			}
 			if len(list.Problems) > maxProblems || len(err.Error()) > 200_000 {
 				t.Errorf("%d problems in %d bytes", len(list.Problems), len(err.Error()))
@@ -77,13 +77,13 @@ func manyKeys(n int) string {
 
 func TestProblemsAreCounted(t *testing.T) {
 	_, err := Parse("f.yaml", []byte("{"+manyKeys(500)+"}"), newFakeHost().env())
-	list, _ := errors.AsType[*Errors](err)
+	list, _ := errors.AsType[*FileError](err)
 	if list == nil || len(list.Problems) != maxProblems || list.Omitted != 300 || !strings.HasSuffix(err.Error(), "and 300 problems more") {
 		t.Errorf("got %d and %v", len(list.Problems), list.Omitted)
 	}
 }
 
-// FuzzParse wants an answer for any bytes: a host that passes or an *Errors
+// FuzzParse wants an answer for any bytes: a host that passes or a *FileError
 // whose positions lie in the file.
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.yaml")
@@ -111,7 +111,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		list, ok := errors.AsType[*Errors](err)
+		list, ok := errors.AsType[*FileError](err)
 		if !ok || len(list.Problems) == 0 {
 			t.Fatalf("error %T %v", err, err)
 		}

@@ -64,7 +64,7 @@ func firstThere(places []string) (string, error) {
 }
 
 // Load reads the file at path and refuses one that a guest or a stranger could
-// have written. The error is an *Errors, or ctx's.
+// have written. The error is a *FileError, or ctx's.
 func Load(ctx context.Context, path string, env Env) (spec.Host, error) {
 	if err := ctx.Err(); err != nil {
 		return spec.Host{}, err
@@ -128,7 +128,7 @@ func trust(name, abs string, opened fs.FileInfo, env Env) ([]string, error) {
 	case err != nil:
 		return nil, refuse(name, "%v — check the path, or who may read it", err)
 	case len(problems) > 0:
-		return nil, &Errors{File: name, Problems: problems}
+		return nil, &FileError{File: name, Problems: problems}
 	case !os.SameFile(found, opened):
 		return nil, refuse(name, "was replaced while it was read — try again")
 	}

@@ -15,7 +15,7 @@ import (
 // realEnv is this machine, but with accounts that a test may rely on.
 func realEnv(t *testing.T) Env {
 	t.Helper()
-	env, err := HostEnv()
+	env, err := HostEnv(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestLoadRefuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := Load(t.Context(), tt.prepare(t, newSite(t)), realEnv(t))
-			if _, ok := errors.AsType[*Errors](err); !ok || !strings.Contains(err.Error(), tt.want) {
+			if _, ok := errors.AsType[*FileError](err); !ok || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v\nwant …%s…", err, tt.want)
 			}
 		})

@@ -19,7 +19,7 @@ import (
 const maxFileBytes = 1 << 20
 
 // Parse reads a file's content; name stands in front of its errors, which are
-// an *Errors. It does not ask where the content came from: Load does.
+// a *FileError. It does not ask where the content came from: Load does.
 func Parse(name string, data []byte, env Env) (spec.Host, error) {
 	return parse(name, data, nil, env)
 }

@@ -78,7 +78,7 @@ func (r *resolver) checkPlaces(s source) {
 		}
 	}
 	for _, p := range places {
-		if real, _ := r.real(p); within(real, s.real) || within(s.real, real) {
+		if target, _ := r.real(p); within(target, s.real) || within(s.real, target) {
 			r.add(s.at, "%s would let a guest write bield's configuration in %s — share another folder, or set `readOnly: true`", brief(s.path), brief(p))
 			return
 		}
@@ -98,10 +98,10 @@ func (r *resolver) checkLinks(s source, writable map[string]bool) {
 
 // checkStateLinks does the same for the state folder.
 func (r *resolver) checkStateLinks(writable map[string]bool) {
-	real, links := r.real(r.host.StateDir)
+	target, links := r.real(r.host.StateDir)
 	for _, link := range links {
 		if holder(path.Dir(link), writable) != "" {
-			r.add(location{"stateDir"}, "is reached by the link %s, which a guest can change — write %s", brief(link), brief(real))
+			r.add(location{"stateDir"}, "is reached by the link %s, which a guest can change — write %s", brief(link), brief(target))
 			return
 		}
 	}

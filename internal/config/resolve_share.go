@@ -83,7 +83,7 @@ func (r *resolver) place(at location, f shareFile, home func() (string, error)) 
 		return p
 	}
 	p.share.Source = r.expand(at.to("source"), *f.Source, home)
-	p.share.ReadOnly = or(f.ReadOnly, false)
+	p.share.ReadOnly = or(f.ReadOnly, p.share.Source == nixStore)
 	p.share.Tag = or(f.Tag, "")
 	p.share.MountPoint = p.share.Source
 	if f.Tag != nil && *f.Tag == "" {
@@ -94,6 +94,10 @@ func (r *resolver) place(at location, f shareFile, home func() (string, error)) 
 	}
 	return p
 }
+
+// nixStore belongs to the host's root and is never a guest's to write: it is
+// shared read-only unless the file says otherwise.
+const nixStore = "/nix/store"
 
 // deriveTags gives each share without a tag the last part of its source; where
 // that is taken or cannot be, with a hash of what tells shares apart.

@@ -195,7 +195,7 @@ vms:
       - {source: /home/alice/other/.claude, mountPoint: /opt/deep/er}
       - {source: /home/alice/src/, mountPoint: /opt, user: bob}
       - {source: "~/a b,c", readOnly: true, user: 7777}
-      - {source: /nix/store, readOnly: true}
+      - {source: /nix/store}
       - {source: /srv/data, user: bob, tag: data}
       - {source: ~/src/app/inner}
 `)

@@ -85,7 +85,7 @@ func anybody() Account {
 	return Account{Name: "agent", ID: spec.ID{UID: 1000, GID: 1000}, Home: "/home/agent"}
 }
 
-func (r *resolver) fillUser(vm location, u userFile, a Account, real bool) spec.User {
+func (r *resolver) fillUser(vm location, u userFile, a Account, known bool) spec.User {
 	user := spec.User{
 		Name:  or(u.Name, a.Name),
 		ID:    spec.ID{UID: or(u.UID, a.UID), GID: or(u.GID, a.GID)},
@@ -97,7 +97,7 @@ func (r *resolver) fillUser(vm location, u userFile, a Account, real bool) spec.
 		for _, k := range u.AuthorizedKeys {
 			user.AuthorizedKeys = append(user.AuthorizedKeys, strings.TrimSpace(k))
 		}
-	case real:
+	case known:
 		user.AuthorizedKeys = r.publicKeys(vm, a)
 	}
 	return user

@@ -49,8 +49,8 @@ func deny(why string, parts ...cond) rule {
 	return r
 }
 
-func meta(key expr.MetaKey, register uint32) expr.Any {
-	return &expr.Meta{Key: key, Register: register}
+func meta(key expr.MetaKey) expr.Any {
+	return &expr.Meta{Key: key, Register: reg}
 }
 
 func payload(base expr.PayloadBase, register, offset, length uint32) expr.Any {
@@ -68,27 +68,27 @@ func ifName(name string) []byte {
 }
 
 func iif(name string) cond {
-	return cond{meta(expr.MetaKeyIIFNAME, reg), compare(expr.CmpOpEq, ifName(name))}
+	return cond{meta(expr.MetaKeyIIFNAME), compare(expr.CmpOpEq, ifName(name))}
 }
 
 func oif(name string) cond {
-	return cond{meta(expr.MetaKeyOIFNAME, reg), compare(expr.CmpOpEq, ifName(name))}
+	return cond{meta(expr.MetaKeyOIFNAME), compare(expr.CmpOpEq, ifName(name))}
 }
 
 func oifNot(name string) cond {
-	return cond{meta(expr.MetaKeyOIFNAME, reg), compare(expr.CmpOpNeq, ifName(name))}
+	return cond{meta(expr.MetaKeyOIFNAME), compare(expr.CmpOpNeq, ifName(name))}
 }
 
 func iifIn(s set) cond {
-	return cond{meta(expr.MetaKeyIIFNAME, reg), &expr.Lookup{SourceRegister: reg, SetName: s.name}}
+	return cond{meta(expr.MetaKeyIIFNAME), &expr.Lookup{SourceRegister: reg, SetName: s.name}}
 }
 
 func oifIn(s set) cond {
-	return cond{meta(expr.MetaKeyOIFNAME, reg), &expr.Lookup{SourceRegister: reg, SetName: s.name}}
+	return cond{meta(expr.MetaKeyOIFNAME), &expr.Lookup{SourceRegister: reg, SetName: s.name}}
 }
 
 func ipv4() cond {
-	return cond{meta(expr.MetaKeyNFPROTO, reg), compare(expr.CmpOpEq, []byte{unix.NFPROTO_IPV4})}
+	return cond{meta(expr.MetaKeyNFPROTO), compare(expr.CmpOpEq, []byte{unix.NFPROTO_IPV4})}
 }
 
 func sourceIn(p netip.Prefix) cond {
@@ -137,7 +137,7 @@ func notARPForIPv4() cond {
 
 func udpFrom(port uint16) cond {
 	return cond{
-		meta(expr.MetaKeyL4PROTO, reg), compare(expr.CmpOpEq, []byte{unix.IPPROTO_UDP}),
+		meta(expr.MetaKeyL4PROTO), compare(expr.CmpOpEq, []byte{unix.IPPROTO_UDP}),
 		payload(expr.PayloadBaseTransportHeader, reg, portSource, portBytes),
 		compare(expr.CmpOpEq, binary.BigEndian.AppendUint16(nil, port)),
 	}

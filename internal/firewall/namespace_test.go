@@ -284,7 +284,7 @@ func echo(t *testing.T, in *space, addr string) {
 			if err != nil {
 				return
 			}
-			udp.WriteTo([]byte(from.String()), from)
+			_, _ = udp.WriteTo([]byte(from.String()), from)
 		}
 	}()
 	go func() {
@@ -293,7 +293,7 @@ func echo(t *testing.T, in *space, addr string) {
 			if err != nil {
 				return
 			}
-			fmt.Fprint(conn, conn.RemoteAddr())
+			_, _ = fmt.Fprint(conn, conn.RemoteAddr())
 			conn.Close()
 		}
 	}()

@@ -167,7 +167,7 @@ func bridgeTable(c Config, guests []guest) table {
 
 // checkChains hold a frame of a tap against what its VM may send.
 func checkChains(macs, addresses set) []chain {
-	name := meta(expr.MetaKeyIIFNAME, reg)
+	name := meta(expr.MetaKeyIIFNAME)
 	sender := payload(expr.PayloadBaseLLHeader, regMAC, etherSource, macBytes)
 	return []chain{
 		{name: chainCheck, rules: []rule{

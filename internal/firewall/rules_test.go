@@ -260,7 +260,7 @@ func TestFamilyMissing(t *testing.T) {
 	tables, err := build(testConfig())
 	must(t, err)
 	cause := errors.New("the batch")
-	if got := advise(t.Context(), tables, cause); got != cause {
+	if got := advise(t.Context(), tables, cause); got != cause { //nolint:errorlint // the same error, with nothing around it
 		t.Errorf("with all families there: %v", got)
 	}
 	tables[1].family = unix.NFPROTO_DECNET

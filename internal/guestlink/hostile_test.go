@@ -191,7 +191,10 @@ func TestHandshakeGivesUp(t *testing.T) {
 			}
 		},
 		"welcomes another nonce": func(c net.Conn) {
-			for writeLine(c, "welcome", newNonce()) == nil {
+			for {
+				if writeLine(c, "welcome", newNonce()) != nil {
+					return
+				}
 			}
 		},
 	}

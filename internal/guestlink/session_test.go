@@ -247,7 +247,10 @@ func TestBreakStillAcks(t *testing.T) {
 		got, _ := st.ReadAck()
 		ack <- got
 	}()
-	for range h.Events(testContext(t)) {
+	for event, err := range h.Events(testContext(t)) {
+		if err != nil || event.Seq != 7 {
+			t.Errorf("got %+v, %v", event, err)
+		}
 		break
 	}
 	if got := <-ack; got.Seq != 7 {

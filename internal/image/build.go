@@ -52,7 +52,7 @@ func (s Store) Build(ctx context.Context, in Inputs, progress func(Progress)) (I
 	if err := s.make(); err != nil {
 		return Image{}, err
 	}
-	lock, err := waitLock(ctx, s.lockPath(digest), func() {
+	lock, err := s.waitLock(ctx, digest, func() {
 		progress(Progress{Digest: digest, Step: "wait for another build of the same image"})
 	})
 	if err != nil {

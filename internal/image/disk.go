@@ -23,7 +23,7 @@ func (i Image) Disk(ctx context.Context, progress func(Progress)) (string, error
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	lock, err := waitLock(ctx, Store{Dir: i.store}.lockPath(i.Digest), func() {
+	lock, err := Store{Dir: i.store}.waitLock(ctx, i.Digest, func() {
 		progress(Progress{Digest: i.Digest, Step: "wait for another process at the same image"})
 	})
 	if err != nil {

@@ -21,9 +21,10 @@
 //	    vmlinux                 0644: the kernel as ELF
 //	    modules.cpio            0644: initramfs of kernel modules, without /init
 //	    initrd-HASH.cpio        0644: the same with one bield-init; made when asked for
+//	    lock                    held while one of those is made, taken or removed
 //	    root.erofs              0644: the root as a disk; made when asked for
 //	    tree/                   0700, spec.ImageUIDBase: keeps setuid files from the host's users
 //	      rootfs/               0755: the root, uids shifted by spec.ImageUIDBase
 //
-// It imports apt, spec and guestconfig of bield's rooms.
+// It imports apt, spec, state and guestconfig of bield's rooms.
 package image

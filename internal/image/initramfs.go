@@ -13,11 +13,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"github.com/u-root/u-root/pkg/cpio"
 
 	"bield/internal/guestconfig"
+	"bield/internal/state"
 )
 
 // initramfsVersion changes whenever the same parts would give other bytes.
@@ -100,23 +102,37 @@ func ConfigArchive(cfg guestconfig.Config) ([]byte, error) {
 }
 
 // Initrd is the path of an initramfs of the image's modules and the program at
-// initBinary as init. It is made when it does not exist yet.
+// initBinary as init. It is made when it does not exist yet, and is there for a
+// day after the last call at least: then Prune may take it.
 func (i Image) Initrd(ctx context.Context, initBinary string) (string, error) {
 	program, err := readInit(initBinary)
 	if err != nil {
 		return "", err
 	}
-	hash := sha256.New()
-	fmt.Fprintf(hash, "%d\n", initramfsVersion)
-	hash.Write(program)
-	path := filepath.Join(i.dir, "initrd-"+hex.EncodeToString(hash.Sum(nil))[:16]+".cpio")
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+	path := filepath.Join(i.dir, initrdName(program))
+	lock, err := state.WaitLock(ctx, i.initrdLock(), nil)
+	if err != nil {
+		return "", fmt.Errorf("make initramfs: %w", err)
+	}
+	defer lock.Close()
+	if err := os.Chtimes(path, time.Time{}, time.Now()); !errors.Is(err, fs.ErrNotExist) {
 		return path, err
 	}
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
 	return path, i.writeInitrd(path, program)
+}
+
+// initrdLock is held while an initramfs is looked for, made or removed, so that
+// none goes between Prune's look and Initrd's.
+func (i Image) initrdLock() string { return filepath.Join(i.dir, "lock") }
+
+func initrdName(program []byte) string {
+	hash := sha256.New()
+	hash.Write(fmt.Appendf(nil, "%d\n", initramfsVersion))
+	hash.Write(program)
+	return "initrd-" + hex.EncodeToString(hash.Sum(nil))[:16] + ".cpio"
 }
 
 // readInit checks that the program can be what the kernel starts.
@@ -143,7 +159,7 @@ func (i Image) writeInitrd(path string, program []byte) error {
 	if err != nil {
 		return fmt.Errorf("make initramfs: %w", err)
 	}
-	defer out.Cleanup()
+	defer func() { _ = out.Cleanup() }()
 	modules, err := os.Open(i.Modules())
 	if err != nil {
 		return fmt.Errorf("make initramfs: %w", err)

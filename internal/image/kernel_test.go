@@ -26,11 +26,11 @@ func fakeELF(text string) []byte {
 // fakeBzImage wraps a payload as the kernel's build does.
 func fakeBzImage(sects byte, payload []byte) []byte {
 	const gap = 96 // between the real-mode code and the payload
-	real := (int(sects) + 1) * 512
+	setup := (int(sects) + 1) * 512
 	if sects == 0 {
-		real = 5 * 512
+		setup = 5 * 512
 	}
-	b := make([]byte, real+gap, real+gap+len(payload)+600)
+	b := make([]byte, setup+gap, setup+gap+len(payload)+600)
 	b[offSetupSects] = sects
 	copy(b[offMagic:], "HdrS")
 	binary.LittleEndian.PutUint16(b[offVersion:], 0x020f)

@@ -110,7 +110,7 @@ func (b *builder) runLogged(cmd *exec.Cmd, log io.Writer) error {
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = in, in
 	err = cmd.Start()
-	in.Close()
+	_ = in.Close()
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"bield/internal/state"
 )
 
 // Remove deletes an image. That no VM runs from it is the caller's to know; an
@@ -17,7 +19,7 @@ func (s Store) Remove(digest string) error {
 	if _, err := os.Lstat(s.path(digest)); err != nil || !digestForm.MatchString(digest) {
 		return fmt.Errorf("image %q: %w", digest, ErrNotFound)
 	}
-	lock, err := tryLock(s.lockPath(digest))
+	lock, err := s.tryLock(digest)
 	if err != nil {
 		return fmt.Errorf("remove image %s: %w", digest, err)
 	}
@@ -52,9 +54,9 @@ type Pruned struct {
 	Leftovers int `json:"leftovers"`
 }
 
-// Prune removes every image that keep does not want, and what failed and
-// interrupted builds left. What another process is at work on
-// is passed over.
+// Prune removes every image that keep does not want, of the others each
+// initramfs that was not used for a day, and what failed and interrupted builds
+// left. What another process is at work on is passed over.
 func (s Store) Prune(ctx context.Context, keep func(digest string) bool) (Pruned, error) {
 	var done Pruned
 	images, err := s.List()
@@ -84,36 +86,42 @@ func (s Store) Prune(ctx context.Context, keep func(digest string) bool) (Pruned
 	return done, err
 }
 
-// initrdRest is how long an initramfs that is not the newest stays: whoever
-// asked for it may not have opened it yet.
-const initrdRest = time.Hour
+// initrdRest is how long an initramfs stays that nobody asks for.
+const initrdRest = 24 * time.Hour
 
-// pruneInitrds removes what former versions of bield-init left.
+// pruneInitrds removes what former versions of bield-init left. An image whose
+// initramfs is being made is passed over.
 func (i Image) pruneInitrds() error {
+	lock, err := state.Lock(i.initrdLock())
+	if errors.Is(err, state.ErrLocked) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("prune initramfs: %w", err)
+	}
+	defer lock.Close()
 	paths, err := filepath.Glob(filepath.Join(i.dir, "initrd-*.cpio"))
 	if err != nil {
-		return err
+		return fmt.Errorf("prune initramfs: %w", err)
 	}
-	made := map[string]time.Time{}
-	var newest time.Time
-	for _, p := range paths {
-		info, err := os.Stat(p)
-		if err != nil {
+	for _, path := range paths {
+		if err := removeUnused(path); err != nil {
 			return fmt.Errorf("prune initramfs: %w", err)
-		}
-		made[p] = info.ModTime()
-		if newest.Before(made[p]) {
-			newest = made[p]
-		}
-	}
-	for p, at := range made {
-		if at.Before(newest) && time.Since(at) > initrdRest {
-			if err := removeFile(p); err != nil {
-				return fmt.Errorf("prune initramfs: %w", err)
-			}
 		}
 	}
 	return nil
+}
+
+// removeUnused goes by the time of change: Initrd renews it at each use.
+func removeUnused(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if time.Since(info.ModTime()) < initrdRest {
+		return nil
+	}
+	return removeFile(path)
 }
 
 // sweep clears what is no whole image and what nobody is at work on.
@@ -145,7 +153,7 @@ func (s Store) sweepOne(name string) (bool, error) {
 	if !digestForm.MatchString(digest) {
 		return false, nil
 	}
-	lock, err := tryLock(s.lockPath(digest))
+	lock, err := s.tryLock(digest)
 	if errors.Is(err, errBusy) {
 		return false, nil
 	}

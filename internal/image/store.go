@@ -56,9 +56,6 @@ func (i Image) Modules() string { return filepath.Join(i.dir, "modules.cpio") }
 var digestForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 func (s Store) path(digest string) string { return filepath.Join(s.Dir, digest) }
-func (s Store) lockPath(digest string) string {
-	return filepath.Join(s.Dir, "locks", digest)
-}
 func (s Store) logPath(digest string) string {
 	return filepath.Join(s.Dir, "logs", digest+".log")
 }

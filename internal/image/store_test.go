@@ -1,7 +1,6 @@
 package image
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"bield/internal/state"
 )
 
 // fill puts whole images into a store, a minute apart.
@@ -75,15 +76,8 @@ func TestPrune(t *testing.T) {
 	}
 	writeFiles(t, s.Dir, map[string]string{
 		tmpPrefix(busy) + "x/tree/a": "", tmpPrefix(one) + "x/tree/a": "", "logs/" + one + ".log": "", ".tmp-odd": "", "note": ""})
-	for name, age := range map[string]time.Duration{"old": 3 * time.Hour, "recent": time.Minute, "new": 0} {
-		path := filepath.Join(s.path(two), "initrd-"+name+".cpio")
-		writeFiles(t, s.path(two), map[string]string{filepath.Base(path): ""})
-		if err := os.Chtimes(path, time.Time{}, time.Now().Add(-age)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	for _, held := range []string{busy, three} {
-		lock, err := tryLock(s.lockPath(held))
+		lock, err := s.tryLock(held)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,10 +89,6 @@ func TestPrune(t *testing.T) {
 	}
 	if !slices.Equal(done.Images, []string{one}) || done.FreedBytes != 10 || done.Leftovers != 2 {
 		t.Errorf("pruned %+v", done)
-	}
-	initrds, _ := filepath.Glob(filepath.Join(s.path(two), "initrd-*"))
-	if len(initrds) != 2 || filepath.Base(initrds[0]) != "initrd-new.cpio" || filepath.Base(initrds[1]) != "initrd-recent.cpio" {
-		t.Errorf("left of the initramfs: %v", initrds)
 	}
 	images, _ := s.List()
 	if !slices.Equal(digestsOf(images), []string{two, three}) {
@@ -117,10 +107,78 @@ func TestPrune(t *testing.T) {
 	}
 }
 
+// TestPruneInitrds: of a kept image those go that were not used for a day.
+func TestPruneInitrds(t *testing.T) {
+	s := Store{Dir: filepath.Join(t.TempDir(), "images")}
+	fill(t, s, one)
+	img, err := s.Find(one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "bield-init")
+	writeFiles(t, filepath.Dir(program), map[string]string{"bield-init": string(fakeELF("init"))})
+	used, err := img.Initrd(t.Context(), program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	age(t, used, 48*time.Hour)
+	if again, err := img.Initrd(t.Context(), program); err != nil || again != used {
+		t.Fatalf("asked again: %q, %v", again, err)
+	}
+	initrd(t, s, "old", 25*time.Hour)
+	rested := initrd(t, s, "rested", 23*time.Hour)
+	wantInitrds(t, s, used, rested)
+	age(t, used, 25*time.Hour)
+	wantInitrds(t, s, rested)
+}
+
+func TestPruneInitrdsBusy(t *testing.T) {
+	s := Store{Dir: filepath.Join(t.TempDir(), "images")}
+	fill(t, s, one)
+	old := initrd(t, s, "old", 25*time.Hour)
+	lock, err := state.Lock(Image{dir: s.path(one)}.initrdLock())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantInitrds(t, s, old)
+	lock.Close()
+	wantInitrds(t, s)
+}
+
+// initrd puts an initramfs into image one.
+func initrd(t *testing.T, s Store, name string, since time.Duration) string {
+	t.Helper()
+	path := filepath.Join(s.path(one), "initrd-"+name+".cpio")
+	writeFiles(t, s.path(one), map[string]string{filepath.Base(path): ""})
+	age(t, path, since)
+	return path
+}
+
+// wantInitrds prunes, keeping all images, and looks at what is left.
+func wantInitrds(t *testing.T, s Store, want ...string) {
+	t.Helper()
+	if _, err := s.Prune(t.Context(), func(string) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	left, _ := filepath.Glob(filepath.Join(s.path(one), "initrd-*"))
+	slices.Sort(want)
+	if !slices.Equal(left, want) {
+		t.Errorf("left %v, want %v", left, want)
+	}
+}
+
+// age makes a file look as if it was last written so long ago.
+func age(t *testing.T, path string, since time.Duration) {
+	t.Helper()
+	if err := os.Chtimes(path, time.Time{}, time.Now().Add(-since)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestRemoveBusy(t *testing.T) {
 	s := Store{Dir: filepath.Join(t.TempDir(), "images")}
 	fill(t, s, one)
-	lock, err := tryLock(s.lockPath(one))
+	lock, err := s.tryLock(one)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,21 +189,4 @@ func TestRemoveBusy(t *testing.T) {
 	if err := s.Remove(one); err != nil {
 		t.Error(err)
 	}
-}
-
-func TestWaitLock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "locks", "x")
-	first, err := waitLock(t.Context(), path, func() { t.Error("waited for nobody") })
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	if _, err := waitLock(ctx, path, cancel); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled while waiting: %v", err)
-	}
-	second, err := waitLock(t.Context(), path, func() { first.Close() })
-	if err != nil {
-		t.Fatal(err)
-	}
-	second.Close()
 }

@@ -38,7 +38,7 @@ func OpenTap(name string, queues int) ([]*os.File, error) {
 
 func closeAll(files []*os.File) {
 	for _, f := range files {
-		f.Close()
+		_ = f.Close()
 	}
 }
 
@@ -82,7 +82,7 @@ func openQueue(name string, flags uint16) (*os.File, error) {
 	// when it is passed on; the flag belongs to the open file and goes with it.
 	f := os.NewFile(uintptr(fd), tunDevice)
 	if err := unix.SetNonblock(fd, true); err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, fmt.Errorf("make it non-blocking: %w", err)
 	}
 	return f, nil

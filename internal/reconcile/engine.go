@@ -30,7 +30,7 @@ type Options struct {
 	// InitBinary is the bield-init that becomes /init of every guest.
 	InitBinary string
 	// Virtiofsd finds the command that starts virtiofsd.
-	Virtiofsd func() ([]string, error)
+	Virtiofsd func(context.Context) ([]string, error)
 	// Driver starts VMMs; Hypervisor is its name in bield.yaml, and KVM says
 	// whether its guests run on hardware.
 	Driver     hypervisor.Driver

@@ -20,7 +20,7 @@ import (
 )
 
 // prepare checks all that can be checked before anything on the host changes.
-func (j *job) prepare() error {
+func (j *job) prepare(ctx context.Context) error {
 	for _, s := range j.vm.Shares {
 		source, err := share.Resolve(s, spec.ID{UID: j.caller.UID, GID: j.caller.GID}, j.vm.User)
 		if err != nil {
@@ -28,7 +28,7 @@ func (j *job) prepare() error {
 		}
 		j.sources[s.Tag] = source
 	}
-	if _, err := j.e.Virtiofsd(); err != nil {
+	if _, err := j.e.Virtiofsd(ctx); err != nil {
 		return err
 	}
 	if err := j.e.checkHypervisor(j.vm); err != nil {
@@ -191,7 +191,7 @@ func (j *job) shareLog(tag string) string {
 }
 
 func (j *job) startShare(ctx context.Context, tag string) error {
-	command, err := j.e.Virtiofsd()
+	command, err := j.e.Virtiofsd(ctx)
 	if err != nil {
 		return err
 	}

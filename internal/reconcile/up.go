@@ -55,7 +55,7 @@ func (e *Engine) up(ctx context.Context, caller Caller, vm spec.VM, show func(Pr
 	defer m.release()
 	j := e.newJob(m, vm, caller, show)
 	defer j.close()
-	if err := j.prepare(); err != nil {
+	if err := j.prepare(ctx); err != nil {
 		return fmt.Errorf("%s: %w", vm.Name, err)
 	}
 	have, err := e.observeVM(m)

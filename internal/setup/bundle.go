@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"bield/internal/apt"
+	"bield/internal/state"
 )
 
 // The Debian release that virtiofsd is taken from, and the packages: what it
@@ -27,13 +28,15 @@ func (h Host) installVirtiofsd(ctx context.Context, release apt.Release, progres
 	if err := os.MkdirAll(h.tools(), 0o755); err != nil {
 		return fmt.Errorf("make tools folder: %w", err)
 	}
-	lock, err := waitLock(ctx, filepath.Join(h.tools(), "lock"))
+	lock, err := state.WaitLock(ctx, filepath.Join(h.tools(), "lock"), func() {
+		progress("wait for another `bield setup`")
+	})
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	if _, err := h.Virtiofsd(); err == nil {
-		return nil
+	if _, err := h.Virtiofsd(ctx); !errors.Is(err, ErrNoVirtiofsd) {
+		return err
 	}
 	sources, err := h.bundleSources(release)
 	if err != nil {
@@ -43,7 +46,7 @@ func (h Host) installVirtiofsd(ctx context.Context, release apt.Release, progres
 	if err := h.unpack(ctx, sources); err != nil {
 		return fmt.Errorf("unpack virtiofsd of Debian 13: %w", err)
 	}
-	_, err = h.Virtiofsd()
+	_, err = h.Virtiofsd(ctx)
 	return err
 }
 
@@ -85,7 +88,7 @@ func (h Host) unpack(ctx context.Context, sources []apt.Source) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }() // what stays goes with the next
 	// apt's unprivileged user must pass through.
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
@@ -98,7 +101,7 @@ func (h Host) unpack(ctx context.Context, sources []apt.Source) error {
 	if err := extract(ctx, debs, dir); err != nil {
 		return err
 	}
-	if _, err := virtiofsdVersion(bundleCommand(dir)); err != nil {
+	if _, err := virtiofsdVersion(ctx, bundleCommand(dir)); err != nil {
 		return err
 	}
 	return os.Rename(dir, filepath.Join(h.tools(), "virtiofsd-"+debVersion(debs[0])))

@@ -11,5 +11,5 @@
 //	CACHE/tools/lock                   held while a tool is made
 //	CACHE/tools/virtiofsd-VERSION/     packages of Debian 13, unpacked, read-only for others
 //
-// Of bield's rooms it imports apt alone.
+// Of bield's rooms it imports apt and state.
 package setup

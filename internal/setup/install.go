@@ -27,7 +27,7 @@ func (h Host) Install(ctx context.Context, progress func(string)) error {
 	if progress == nil {
 		progress = func(string) {}
 	}
-	needs, err := h.Missing()
+	needs, err := h.Missing(ctx)
 	if err != nil || len(needs) == 0 {
 		return err
 	}
@@ -44,11 +44,10 @@ func (h Host) Install(ctx context.Context, progress func(string)) error {
 	if err := installPackages(ctx, packagesOf(needs), progress); err != nil {
 		return err
 	}
-	if _, err := h.Virtiofsd(); err == nil {
-		return nil
+	if _, err = h.Virtiofsd(ctx); !errors.Is(err, ErrNoVirtiofsd) {
+		return err
 	}
 	if !bundled(release) {
-		_, err := h.Virtiofsd()
 		return fmt.Errorf("%w; %s has no newer one: build it with `cargo install virtiofsd` and put it in /usr/libexec", err, release.Name)
 	}
 	return h.installVirtiofsd(ctx, release, progress)
@@ -109,7 +108,7 @@ func runApt(ctx context.Context, progress func(string), args ...string) error {
 		follow(io.TeeReader(out, &log), progress)
 	}()
 	err := cmd.Run()
-	in.Close()
+	_ = in.Close()
 	<-copied
 	switch {
 	case err == nil:

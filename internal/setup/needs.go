@@ -1,6 +1,8 @@
 package setup
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -124,7 +126,7 @@ func (h Host) has(name string) bool {
 }
 
 // Missing lists what the host lacks, virtiofsd last.
-func (h Host) Missing() ([]Need, error) {
+func (h Host) Missing(ctx context.Context) ([]Need, error) {
 	release, err := apt.HostRelease(h.root())
 	if err != nil {
 		return nil, err
@@ -136,8 +138,11 @@ func (h Host) Missing() ([]Need, error) {
 			needs = append(needs, Need{Program: p.name, Purpose: p.purpose, Package: p.packages[fam], Optional: p.optional})
 		}
 	}
-	if _, err := h.Virtiofsd(); err != nil {
+	switch _, err := h.Virtiofsd(ctx); {
+	case errors.Is(err, ErrNoVirtiofsd):
 		needs = append(needs, Need{Program: "virtiofsd", Purpose: "shares folders with the guests", Package: virtiofsdPackage(release)})
+	case err != nil:
+		return nil, err
 	}
 	return needs, nil
 }

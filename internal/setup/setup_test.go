@@ -85,7 +85,7 @@ func TestVirtiofsd(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			h := newHost(t, debian, tt.files)
-			argv, err := h.Virtiofsd()
+			argv, err := h.Virtiofsd(t.Context())
 			if tt.err != "" {
 				if !errors.Is(err, ErrNoVirtiofsd) || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("error %v, want %q", err, tt.err)
@@ -130,7 +130,7 @@ func TestMissing(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			needs, err := newHost(t, tt.release, tt.files, tt.lacks...).Missing()
+			needs, err := newHost(t, tt.release, tt.files, tt.lacks...).Missing(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -150,7 +150,7 @@ func TestMissing(t *testing.T) {
 			}
 		})
 	}
-	if _, err := (Host{Root: t.TempDir()}).Missing(); err == nil {
+	if _, err := (Host{Root: t.TempDir()}).Missing(t.Context()); err == nil {
 		t.Error("no error without os-release")
 	}
 }
@@ -227,6 +227,19 @@ func TestInstallErrors(t *testing.T) {
 	}
 }
 
+// TestVirtiofsdCancelled: one that could not be asked is not one that lacks.
+func TestVirtiofsdCancelled(t *testing.T) {
+	h := newHost(t, debian, map[string]string{"usr/libexec/virtiofsd": rust113})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := h.Virtiofsd(ctx); !errors.Is(err, context.Canceled) || errors.Is(err, ErrNoVirtiofsd) {
+		t.Errorf("find: %v", err)
+	}
+	if needs, err := h.Missing(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("list: %v, %v", needs, err)
+	}
+}
+
 func TestInstallCancelled(t *testing.T) {
 	fakeApt(t, "echo 'Unpacking x'\nexec sleep 600\n")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -238,25 +251,6 @@ func TestInstallCancelled(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
-}
-
-func TestWaitLock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
-	first, err := waitLock(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := waitLock(ctx, path); !errors.Is(err, context.Canceled) {
-		t.Errorf("held by another: %v", err)
-	}
-	first.Close()
-	second, err := waitLock(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	second.Close()
 }
 
 // TestInstallVirtiofsd unpacks the real one, by way of the host's own mirrors.
@@ -286,7 +280,7 @@ func TestInstallVirtiofsd(t *testing.T) {
 		t.Fatalf("unpacked: %v", h.bundles())
 	}
 	argv := h.bundles()[0]
-	if version, err := virtiofsdVersion(argv); err != nil {
+	if version, err := virtiofsdVersion(t.Context(), argv); err != nil {
 		t.Errorf("version %s, %v", version, err)
 	}
 	checkReadable(t, h.tools())

@@ -23,15 +23,21 @@ const minMajor, minMinor = 1, 13
 // Virtiofsd is how a usable virtiofsd is started: a program, or a loader with
 // its arguments and the program. Its own arguments go behind. cacheDir is
 // bield's cache. The error is ErrNoVirtiofsd, with what was found instead.
-func Virtiofsd(cacheDir string) ([]string, error) { return Host{CacheDir: cacheDir}.Virtiofsd() }
+func Virtiofsd(ctx context.Context, cacheDir string) ([]string, error) {
+	return Host{CacheDir: cacheDir}.Virtiofsd(ctx)
+}
 
-// Virtiofsd is the function of that name for this host.
-func (h Host) Virtiofsd() ([]string, error) {
+// Virtiofsd is the function of that name for this host. When ctx ends before
+// the answer is known, the error is ctx's.
+func (h Host) Virtiofsd(ctx context.Context) ([]string, error) {
 	var found []string
 	for _, argv := range append(h.systemVirtiofsds(), h.bundles()...) {
-		version, err := virtiofsdVersion(argv)
+		version, err := virtiofsdVersion(ctx, argv)
 		if err == nil {
 			return argv, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
 		found = append(found, fmt.Sprintf("%s is %s", argv[len(argv)-1], version))
 	}
@@ -106,8 +112,8 @@ func compareVersions(a, b string) int {
 
 // virtiofsdVersion asks the program. The one in C that QEMU had before 8.0
 // answers "virtiofsd version 7.2.0": it can't map uids.
-func virtiofsdVersion(argv []string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+func virtiofsdVersion(ctx context.Context, argv []string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, argv[0], append(slices.Clone(argv[1:]), "--version")...).CombinedOutput()
 	if err != nil {

@@ -234,7 +234,7 @@ func (c *checker) ipProblem(ip netip.Addr) string {
 	case subnetProblem(subnet) != "":
 		return ""
 	}
-	wrong := ""
+	var wrong string
 	switch {
 	case !subnet.Contains(ip):
 		wrong = "lies outside the subnet " + subnet.String()

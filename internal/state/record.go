@@ -8,7 +8,6 @@ import (
 	"os"
 
 	"github.com/google/renameio/v2"
-	"golang.org/x/sys/unix"
 )
 
 // Write stores v as JSON at path: whole or not at all, and on disk when Write
@@ -48,24 +47,4 @@ func Remove(path string) error {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
 	return nil
-}
-
-// ErrLocked is returned by Lock while another process holds the lock.
-var ErrLocked = errors.New("held by another process")
-
-// Lock takes an exclusive lock on path, which it makes. The lock ends with the
-// returned file or with the process, whichever comes first.
-func Lock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrLocked
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return f, nil
 }

@@ -62,25 +62,6 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-func TestLockIsExclusive(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
-	first, err := Lock(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Lock(path); !errors.Is(err, ErrLocked) {
-		t.Errorf("got %v", err)
-	}
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
-	again, err := Lock(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = again.Close()
-}
-
 func TestLinksAreNoFolders(t *testing.T) {
 	base := t.TempDir()
 	if err := os.Symlink(os.TempDir(), filepath.Join(base, "link")); err != nil {

@@ -28,6 +28,7 @@ type host struct {
 	run, state string
 	config     string
 	cache      string
+	caller     *syscall.Credential // nil: root
 }
 
 // newHost makes a bield with its own run directory and state folder, and ends
@@ -106,6 +107,7 @@ func (h *host) configure(t *testing.T, vms string) {
 func (h *host) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(h.bin, "bield"), append([]string{"-c", h.config}, args...)...)
 	cmd.Env = append(os.Environ(), "BIELD_RUN_DIR="+h.run, "HOME="+h.base)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: h.caller}
 	if h.cache != "" {
 		cmd.Env = append(cmd.Env, "BIELD_CACHE_DIR="+h.cache)
 	}

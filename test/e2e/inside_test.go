@@ -98,7 +98,9 @@ func internet(handle chan<- netns.NsHandle, ready chan error) {
 		panic(err) // the test binary cannot go on
 	}
 	handle <- ns
-	<-ready
+	if err := <-ready; err != nil {
+		panic(err)
+	}
 	ready <- serveInternet()
 	select {}
 }

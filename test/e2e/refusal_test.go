@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -84,6 +85,7 @@ func TestBroken(t *testing.T) {
 		"no QEMU":                     {withoutQEMU, []string{"qemu-system-x86_64", "bield setup"}},
 		"no virtiofsd":                {withoutVirtiofsd, []string{"virtiofsd", "bield setup"}},
 		"no permission for workspace": {closedWorkspace, []string{"work", "open"}},
+		"no permission for the host":  {asNobody, []string{"bieldd is not running", "sudo"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
@@ -181,6 +183,9 @@ func hide(t *testing.T, h *host, path string) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
 }
+
+// asNobody asks as a user who may not do anything here.
+func asNobody(_ *testing.T, h *host) { h.caller = &syscall.Credential{Uid: 65534, Gid: 65534} }
 
 // closedWorkspace is a workspace that the user who serves it may not enter.
 func closedWorkspace(t *testing.T, h *host) {

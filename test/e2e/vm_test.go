@@ -79,7 +79,6 @@ func claudeHome(t *testing.T, h *host) *vm {
 	h.configure(t, fmt.Sprintf(`  claude-home:
     ip: 192.168.83.2
     workspace: %s
-    mem: 1G
     extraPackages: [%s]
     shares:
       - {source: %s}
@@ -104,7 +103,8 @@ func (v *vm) names(t *testing.T) {
 	if s.VCPU < 1 || s.VCPU > spec.DefaultVCPU {
 		t.Errorf("vcpu: %d", s.VCPU)
 	}
-	want(t, "mem", fmt.Sprint(s.MemoryMiB), "1024")
+	want(t, "mem", fmt.Sprint(s.MemoryMiB), fmt.Sprint(spec.DefaultMemoryMiB))
+	want(t, "gigabytes in the guest", v.in(t, "awk '/MemTotal/ {printf \"%.0f\", $2/1024/1024}' /proc/meminfo"), "4")
 	want(t, "workspace", s.Workspace, v.workspace)
 }
 
