@@ -10,16 +10,24 @@ if [ -z "${BIELD_DEMO_DIR:-}" ]; then
   BIELD_DEMO_DIR=$(mktemp -d /tmp/bield-demo-XXXXXX)
   export BIELD_DEMO_DIR BIELD_RUN_DIR=$BIELD_DEMO_DIR/run
   chmod 755 "$BIELD_DEMO_DIR"
-  finish() {
-    local code=$?
+  end_daemon() { # and wait until it has
+    local pid
     for pid in $("$bin/bield" version | sed -n 's/.*(pid \([0-9]*\)).*/\1/p'); do
       kill "$pid"
       while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
     done
+  }
+  finish() {
+    local code=$?
+    if [ -S "$BIELD_RUN_DIR/bieldd.sock" ]; then
+      "$bin/bield" down --all --force || true
+      end_daemon
+    fi
     rm -rf "$BIELD_DEMO_DIR"
     exit $code
   }
   trap finish EXIT
+  trap 'exit 130' INT TERM
   mkdir -p "$BIELD_DEMO_DIR/project" "$BIELD_DEMO_DIR/etc"
   echo 'hello from the host' > "$BIELD_DEMO_DIR/project/hello.txt"
   chown -R 1000:1000 "$BIELD_DEMO_DIR/project"
@@ -34,7 +42,7 @@ vms:
 YAML
   echo '== the guest image, while there is a network (cached afterwards)'
   "$bin/bield" -c "$BIELD_DEMO_DIR/etc/bield.yaml" image build
-  "$bin/bield" version | sed -n 's/.*(pid \([0-9]*\)).*/\1/p' | xargs -r kill
+  end_daemon # it lives in this machine's network
   unshare --net --mount "$0" inside
   exit
 fi

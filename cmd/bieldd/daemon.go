@@ -47,7 +47,7 @@ func start(ctx context.Context, o options, log *slog.Logger) (_ *daemon, err err
 	if d.engine, err = newEngine(ctx, run, cache, o.boot, log); err != nil {
 		return nil, err
 	}
-	d.idle = newIdleTimer(o.idle, d.engine.Idle)
+	d.idle = newIdleTimer(o.idle, func() bool { return !d.server.Busy() && d.engine.Idle() })
 	d.server = server.New(d.engine, version, log, d.idle.touch)
 	d.listener, err = listen(ctx, run.Socket())
 	return d, err

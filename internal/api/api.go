@@ -14,8 +14,11 @@ const (
 	// MaxRequestBytes bounds a request's body: a host with a thousand VMs
 	// stays well below.
 	MaxRequestBytes = 4 << 20
-	// MaxEventBytes bounds one line of a stream.
-	MaxEventBytes = 64 << 10
+	// MaxErrorBytes bounds what a client reads of a refused call's answer.
+	MaxErrorBytes = 1 << 20
+	// MaxStreamBytes bounds what a client reads of a stream: an image build
+	// tells some hundred kilobytes.
+	MaxStreamBytes = 256 << 20
 )
 
 // Paths of the API. {name} is a VM, {digest} an image.

@@ -64,10 +64,7 @@ func HostDown(have spec.Observed) []Step {
 // built upon: they go first.
 func VM(want spec.VM, have spec.ObservedVM) []Step {
 	if whole(want, have) {
-		if have.Ready {
-			return nil
-		}
-		return []Step{{Kind: AwaitReady, VM: want.Name, Reason: "not yet seen usable"}}
+		return mend(want, have)
 	}
 	var steps []Step
 	if have.Record {
@@ -76,9 +73,22 @@ func VM(want spec.VM, have spec.ObservedVM) []Step {
 	return append(steps, start(want)...)
 }
 
-// whole says that every part of a running VM is there.
+// mend lists what a VM that runs lacks and can be given.
+func mend(want spec.VM, have spec.ObservedVM) []Step {
+	var steps []Step
+	if have.Firewall != spec.Present {
+		steps = append(steps, Step{Kind: SetFirewall, VM: want.Name, Reason: "its rules are not those that bield made"})
+	}
+	if !have.Ready {
+		steps = append(steps, Step{Kind: AwaitReady, VM: want.Name, Reason: "not yet seen usable"})
+	}
+	return steps
+}
+
+// whole says that every part of a running VM is there that cannot be given to
+// it while it runs.
 func whole(want spec.VM, have spec.ObservedVM) bool {
-	if !have.Record || !have.VMM || !have.Tap || !have.Firewall {
+	if !have.Record || !have.VMM || have.Tap != spec.Present {
 		return false
 	}
 	for _, tag := range Tags(want) {
@@ -128,10 +138,10 @@ func Remove(name string, have spec.ObservedVM, reason string) []Step {
 	for _, tag := range slices.Sorted(maps.Keys(have.Shares)) {
 		add(StopShare, tag)
 	}
-	if have.Tap {
+	if have.Tap != spec.Absent {
 		add(RemoveTap, "")
 	}
-	if have.Firewall {
+	if have.Firewall != spec.Absent {
 		add(ClearFirewall, "")
 	}
 	if have.Record {

@@ -21,7 +21,7 @@ func claudeHome() spec.VM {
 }
 
 func running(vm spec.VM) spec.ObservedVM {
-	have := spec.ObservedVM{Record: true, Firewall: true, Tap: true, VMM: true, Ready: true, Shares: map[string]bool{}}
+	have := spec.ObservedVM{Record: true, Firewall: spec.Present, Tap: spec.Present, VMM: true, Ready: true, Shares: map[string]bool{}}
 	for _, tag := range Tags(vm) {
 		have.Shares[tag] = true
 	}
@@ -37,6 +37,8 @@ func TestDiffGoldens(t *testing.T) {
 	lostShare.Shares["workspace"] = false
 	unseen := running(vm)
 	unseen.Ready = false
+	open := running(vm)
+	open.Firewall = spec.Partial
 	for name, c := range map[string]struct {
 		want []spec.VM
 		have spec.Observed
@@ -46,6 +48,7 @@ func TestDiffGoldens(t *testing.T) {
 		"nothing":      {[]spec.VM{vm}, up},
 		"last-goes":    {nil, up},
 		"share-lost":   {[]spec.VM{vm}, spec.Observed{Bridge: spec.Partial, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{vm.Name: lostShare}}},
+		"rules-flushed": {[]spec.VM{vm}, spec.Observed{Bridge: spec.Present, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{vm.Name: open}}},
 		"not-yet-seen": {[]spec.VM{vm}, spec.Observed{Bridge: spec.Present, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{vm.Name: unseen}}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -112,7 +115,7 @@ func drawVM(t *rapid.T, vm spec.VM) spec.ObservedVM {
 	if !have.Record {
 		return have
 	}
-	have.Firewall, have.Tap = rapid.Bool().Draw(t, "fw"), rapid.Bool().Draw(t, "tap")
+	have.Firewall, have.Tap = drawPart(t, "fw"), drawPart(t, "tap")
 	have.VMM, have.Ready = rapid.Bool().Draw(t, "vmm"), rapid.Bool().Draw(t, "ready")
 	have.Shares = map[string]bool{}
 	for _, tag := range Tags(vm) {
@@ -151,14 +154,14 @@ func carryOut(t *rapid.T, step Step, host *spec.Observed) {
 		vm.Record = true
 	case MakeKeys:
 	case SetFirewall:
-		vm.Firewall, host.Firewall = true, spec.Present
+		vm.Firewall, host.Firewall = spec.Present, spec.Present
 	case AddTap:
-		need(host.Bridge == spec.Present && vm.Firewall, "bridge and rules")
-		vm.Tap = true
+		need(host.Bridge == spec.Present && vm.Firewall == spec.Present, "bridge and rules")
+		vm.Tap = spec.Present
 	case StartShare:
 		vm.Shares[step.Share] = true
 	case StartVMM:
-		need(vm.Tap && len(vm.Shares) > 0, "tap and shares")
+		need(vm.Tap == spec.Present && len(vm.Shares) > 0, "tap and shares")
 		vm.VMM = true
 	case AwaitReady:
 		need(vm.VMM, "a VMM")
@@ -170,11 +173,11 @@ func carryOut(t *rapid.T, step Step, host *spec.Observed) {
 		delete(vm.Shares, step.Share)
 	case RemoveTap:
 		need(!vm.VMM, "the VMM gone")
-		vm.Tap = false
+		vm.Tap = spec.Absent
 	case ClearFirewall:
-		vm.Firewall = false
+		vm.Firewall = spec.Absent
 	case Forget:
-		need(!vm.VMM && !vm.Tap && len(vm.Shares) == 0, "nothing left")
+		need(!vm.VMM && vm.Tap == spec.Absent && len(vm.Shares) == 0, "nothing left")
 		vm = spec.ObservedVM{}
 	}
 	if step.VM != "" {

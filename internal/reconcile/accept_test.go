@@ -16,6 +16,8 @@ import (
 
 const alice = 1000
 
+var aliceCalls = Caller{UID: alice, GID: alice}
+
 func testEngine(t *testing.T) *Engine {
 	t.Helper()
 	run := state.Run{Dir: filepath.Join(t.TempDir(), "run")}
@@ -49,20 +51,75 @@ func testHost(stateDir string, names ...string) spec.Host {
 func TestAcceptKeepsTheVMsOfOtherFiles(t *testing.T) {
 	e, dir := testEngine(t), t.TempDir()
 	for _, r := range []UpRequest{
-		{Host: testHost(dir, "a", "b"), Origin: "/etc/one.yaml"},
-		{Host: testHost(dir, "c"), Origin: "/etc/two.yaml"},
-		{Host: testHost(dir, "b"), Origin: "/etc/one.yaml"},
+		{Host: testHost(dir, "a", "b"), Origin: "/etc/passwd"},
+		{Host: testHost(dir, "c"), Origin: "/etc/group"},
+		{Host: testHost(dir, "b"), Origin: "/etc/passwd"},
 	} {
-		if _, err := e.accept(Caller{}, r); err != nil {
+		if _, _, err := e.accept(Caller{}, r); err != nil {
 			t.Fatal(err)
 		}
+		settleAll(e)
 	}
 	if got := e.applied.Host.Names(); !slices.Equal(got, []string{"b", "c"}) {
 		t.Errorf("applied: %v", got)
 	}
 	again, err := loadApplied(e.Run)
-	if err != nil || !slices.Equal(again.Host.Names(), []string{"b", "c"}) || again.Origins["c"] != "/etc/two.yaml" {
+	if err != nil || !slices.Equal(again.Host.Names(), []string{"b", "c"}) || again.Origins["c"] != "/etc/group" {
 		t.Errorf("on disk: %v %v", again, err)
+	}
+}
+
+func TestAMovedFileTakesItsVMsAlong(t *testing.T) {
+	e, dir := testEngine(t), t.TempDir()
+	for _, origin := range []string{"/root/gone.yaml", "/etc/passwd"} {
+		if _, _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: origin}); err != nil {
+			t.Fatal(err)
+		}
+		settleAll(e)
+	}
+	if got := e.applied.Origins["a"]; got != "/etc/passwd" {
+		t.Errorf("a is of %s", got)
+	}
+	if _, _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "b"), Origin: "/root/gone.yaml"}); err != nil {
+		t.Fatal(err)
+	}
+	settleAll(e)
+	if _, _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "c"), Origin: "/etc/group"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := e.applied.Host.Names(); !slices.Equal(got, []string{"a", "c"}) {
+		t.Errorf("applied: %v: the VM of a file that is gone stays", got)
+	}
+}
+
+func TestOnlyItsUserAndRootUseAVM(t *testing.T) {
+	e, dir := testEngine(t), t.TempDir()
+	if _, _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		caller Caller
+		kind   error
+	}{{Caller{}, nil}, {aliceCalls, nil}, {Caller{UID: 1001, GID: alice}, ErrForbidden}} {
+		if _, err := e.user(c.caller, "a"); !errors.Is(err, c.kind) {
+			t.Errorf("%+v: %v", c.caller, err)
+		}
+	}
+	if _, err := e.user(Caller{}, "z"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+	if err := e.Down(t.Context(), Caller{UID: 1001}, []string{"a"}, true, func(Progress) {}); !errors.Is(err, ErrForbidden) {
+		t.Errorf("down: %v", err)
+	}
+	if err := e.Logs(t.Context(), Caller{UID: 1001}, "a", false, nil); !errors.Is(err, ErrForbidden) {
+		t.Errorf("logs: %v", err)
+	}
+}
+
+// settleAll says that the ups of a test are over.
+func settleAll(e *Engine) {
+	for _, m := range e.vms {
+		m.pending = 0
 	}
 }
 
@@ -73,29 +130,43 @@ func TestAcceptRefuses(t *testing.T) {
 		change func(*UpRequest)
 		kind   error
 		says   string
+		// running says that the VM a of /etc/passwd runs.
+		running bool
 	}{
-		"a VM the file does not declare": {Caller{}, func(r *UpRequest) { r.Names = []string{"z"} }, ErrNotFound, `no VM "z"; it has: a`},
-		"a name of another file's":       {Caller{}, func(r *UpRequest) { r.Origin = "/etc/other.yaml" }, ErrConflict, "declared by /etc/first.yaml"},
+		"a VM the file does not declare": {Caller{}, func(r *UpRequest) { r.Names = []string{"z"} }, ErrNotFound, `no VM "z"; it has: a`, false},
+		"a running VM of another file's": {Caller{}, func(r *UpRequest) { r.Origin = "/etc/other.yaml" }, ErrConflict, "declared by /etc/passwd", true},
 		"an address of another file's": {Caller{}, func(r *UpRequest) {
 			r.Origin = "/etc/other.yaml"
 			r.Host.VMs[0].Name, r.Host.VMs[0].MAC = "n", spec.DerivedMAC("n")
-		}, ErrConflict, "192.168.83.97"},
-		"what the rules forbid":       {Caller{}, func(r *UpRequest) { r.Host.VMs[0].Name = "../etc" }, ErrConflict, "../etc"},
-		"another bridge by a user":    {Caller{UID: alice}, func(r *UpRequest) { r.Host.Bridge = "br1" }, ErrForbidden, "only root"},
-		"another folder by a user":    {Caller{UID: alice}, func(r *UpRequest) { r.Host.StateDir = "/etc" }, ErrForbidden, "only root"},
-		"another's VM by a user":      {Caller{UID: 1001}, func(*UpRequest) {}, ErrForbidden, "VM a has the user alice"},
-		"a mirror by a user":          {Caller{UID: alice}, func(r *UpRequest) { r.Host.VMs[0].Image.Mirror = "file:///etc" }, ErrForbidden, "only root"},
-		"an own name by a user":       {Caller{UID: alice}, func(r *UpRequest) { r.Origin = "/home/alice/b.yaml" }, ErrConflict, "declared by"},
-		"a keyring of root's, a user": {Caller{UID: alice}, func(r *UpRequest) { r.Host.VMs[0].Image.Keyring = "/etc/shadow" }, ErrForbidden, "only root"},
+		}, ErrConflict, "192.168.83.97", false},
+		"what the rules forbid":           {Caller{}, func(r *UpRequest) { r.Host.VMs[0].Name = "../etc" }, ErrConflict, "../etc", false},
+		"no path as its origin":           {Caller{}, func(r *UpRequest) { r.Origin = "/etc/\x1b[2J" }, ErrConflict, "origin", false},
+		"another bridge by a user":        {aliceCalls, func(r *UpRequest) { r.Host.Bridge = "br1" }, ErrForbidden, "only root", false},
+		"another folder by a user":        {aliceCalls, func(r *UpRequest) { r.Host.StateDir = "/etc" }, ErrForbidden, "only root", false},
+		"another's VM by a user":          {Caller{UID: 1001, GID: alice}, func(*UpRequest) {}, ErrForbidden, "VM a has the user alice", false},
+		"a group that the user is not in": {Caller{UID: alice, GID: 5}, func(*UpRequest) {}, ErrForbidden, "group 1000", false},
+		"another's VM, under one's own name": {Caller{UID: 1001, GID: 1001}, func(r *UpRequest) {
+			r.Host.VMs[0].User.ID = spec.ID{UID: 1001, GID: 1001}
+		}, ErrConflict, "declared by /etc/passwd", false},
+		"a mirror by a user, in a VM not asked for": {aliceCalls, func(r *UpRequest) {
+			r.Host = testHost(r.Host.StateDir, "a", "b")
+			r.Host.VMs[1].Image.Mirror, r.Names = "file:///etc", []string{"a"}
+		}, ErrForbidden, "only root", false},
+		"a keyring by a user": {aliceCalls, func(r *UpRequest) { r.Host.VMs[0].Image.Keyring = "/etc/shadow" }, ErrForbidden, "only root", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := testEngine(t)
-			if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/first.yaml"}); err != nil {
+			// A file that exists keeps its VMs.
+			if _, _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}); err != nil {
 				t.Fatal(err)
 			}
-			r := UpRequest{Host: testHost(dir, "a"), Origin: "/etc/first.yaml"}
+			settleAll(e)
+			if c.running {
+				e.machine("a").record = &Record{VM: e.applied.Host.VMs[0]}
+			}
+			r := UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}
 			c.change(&r)
-			_, err := e.accept(c.caller, r)
+			_, _, err := e.accept(c.caller, r)
 			if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v", err)
 			}
@@ -108,18 +179,18 @@ func TestAcceptRefuses(t *testing.T) {
 
 func TestHostSettingsStayWhileVMsRun(t *testing.T) {
 	e, dir := testEngine(t), t.TempDir()
-	if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/first.yaml"}); err != nil {
+	if _, _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/first.yaml"}); err != nil {
 		t.Fatal(err)
 	}
 	e.machine("a").record = &Record{VM: e.applied.Host.VMs[0]}
 	changed := testHost(dir, "a")
 	changed.Bridge = "br1"
-	_, err := e.accept(Caller{}, UpRequest{Host: changed, Origin: "/etc/first.yaml"})
+	_, _, err := e.accept(Caller{}, UpRequest{Host: changed, Origin: "/etc/first.yaml"})
 	if !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "bield down a") {
 		t.Errorf("got %v", err)
 	}
 	gone := testHost(dir, "b")
-	if _, err := e.accept(Caller{}, UpRequest{Host: gone, Origin: "/etc/first.yaml"}); err != nil {
+	if _, _, err := e.accept(Caller{}, UpRequest{Host: gone, Origin: "/etc/first.yaml"}); err != nil {
 		t.Error(err)
 	}
 	if got := e.List(); len(got) != 2 || got[0].Name != "a" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"bield/internal/sshaccess"
 	"bield/internal/state"
@@ -21,15 +22,9 @@ type Access struct {
 // Access lets a caller into a running guest: bield makes a key for them, if
 // they have none, and the guest is told of it, if it does not know it.
 func (e *Engine) Access(ctx context.Context, caller Caller, name string) (Access, error) {
-	e.mu.Lock()
-	m, ok := e.vms[name]
-	_, declared := e.applied.Host.VM(name)
-	e.mu.Unlock()
-	switch {
-	case !ok && !declared:
-		return Access{}, fmt.Errorf("%w: this host knows no VM %q (`bield ls` lists them)", ErrNotFound, name)
-	case !ok:
-		return Access{}, errDown(name)
+	m, err := e.user(caller, name)
+	if err != nil {
+		return Access{}, err
 	}
 	if err := m.acquire(ctx); err != nil {
 		return Access{}, err
@@ -56,6 +51,10 @@ func errDown(name string) error {
 	return fmt.Errorf("%w: VM %s is down: `bield up %s` starts it", ErrConflict, name, name)
 }
 
+// admitTimeout is how long a guest may take to note a key; it answers in
+// milliseconds unless it does not mean to.
+const admitTimeout = 10 * time.Second
+
 // admit returns the caller's key, known to the guest.
 func (j *job) admit(ctx context.Context) (sshaccess.Key, error) {
 	folder := state.Folder{Dir: j.e.host().StateDir}
@@ -65,10 +64,11 @@ func (j *job) admit(ctx context.Context) (sshaccess.Key, error) {
 	if err != nil || slices.Contains(j.record().Authorized, j.caller.UID) {
 		return key, err
 	}
-	r := j.currentRun()
-	session := r.session()
+	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
+	defer cancel()
+	session := j.currentRun().session()
 	if session == nil {
-		return key, fmt.Errorf("%w: the guest link of %s is not connected, and so the guest cannot be told of your key: `bield restart %s`", ErrConflict, j.vm.Name, j.vm.Name)
+		return key, fmt.Errorf("%w: the guest link of %s is not connected, and so the guest cannot be told of your key: try again, or `bield down %s` and up", ErrConflict, j.vm.Name, j.vm.Name)
 	}
 	authorized := append(j.record().Authorized, j.caller.UID)
 	if err := j.collectKeys(folder, authorized); err != nil {
@@ -91,6 +91,11 @@ func (j *job) collectKeys(folder state.Folder, users []uint32) error {
 	j.keys = []sshaccess.Key{daemon}
 	for _, uid := range users {
 		key, err := userKey(folder, uid, j.groupOf(uid))
+		if err != nil && uid != j.caller.UID {
+			// Somebody else's broken key is not this caller's business.
+			j.e.Log.Warn("key left out", "vm", j.vm.Name, "uid", uid, "error", err)
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -33,7 +33,7 @@ func (j *job) startVMM(ctx context.Context) error {
 	defer closeTaps(machine.Taps)
 	r := j.building()
 	r.logs = j.logs()
-	if r.console, err = openConsole(state.Folder{Dir: j.e.host().StateDir}.Console(j.vm.Name), true); err != nil {
+	if r.console, err = openConsole(state.Folder{Dir: j.host.StateDir}.Console(j.vm.Name), true); err != nil {
 		return err
 	}
 	machine.Note = func(id process.ID) error {
@@ -123,7 +123,7 @@ func (j *job) writeInitrd(ctx context.Context, path string, uid uint32) (string,
 }
 
 func (j *job) guestConfig() guestconfig.Config {
-	host, vm := j.e.host(), j.vm
+	host, vm := j.host, j.vm
 	c := guestconfig.Config{
 		Version: guestconfig.Version, Hostname: vm.Name, Init: string(vm.Init), Modules: modules(vm),
 		Network: guestconfig.Network{
@@ -258,7 +258,7 @@ func (j *job) endedEarly(r *run) error {
 	}
 	for _, log := range []struct{ what, path string }{
 		{"VMM", j.vmmLog()},
-		{"console", state.Folder{Dir: j.e.host().StateDir}.Console(j.vm.Name)},
+		{"console", state.Folder{Dir: j.host.StateDir}.Console(j.vm.Name)},
 	} {
 		if tail := process.TailLog(log.path, logTail); len(tail) > 0 {
 			err = fmt.Errorf("%w\n  %s: %s", err, log.what, strings.Join(tail, "\n  "+log.what+": "))
@@ -273,14 +273,14 @@ func (j *job) stopVMM(ctx context.Context) error {
 	if r == nil || r.vmm == nil {
 		return j.killVMM()
 	}
-	if !r.force.Load() && j.record().Ready != nil {
+	if !over(r.forced) && j.record().Ready != nil {
 		j.powerOff(ctx, r)
 	}
 	if err := r.vmm.Kill(ctx); err != nil {
 		return err
 	}
 	r.quit()
-	return j.change(func(record *Record) { record.VMM = nil })
+	return j.drop(func(record *Record) { record.VMM = nil })
 }
 
 // powerOff presses the power button and waits for the VMM to end, at most the
@@ -294,6 +294,7 @@ func (j *job) powerOff(ctx context.Context, r *run) {
 	}
 	select {
 	case <-r.vmm.Done():
+	case <-r.forced:
 	case <-ctx.Done():
 		j.show(Progress{VM: j.vm.Name, Step: string(plan.StopVMM), State: "progress",
 			Message: fmt.Sprintf("not off after %s: ending it by force", j.vm.StopTimeout)})
@@ -311,7 +312,7 @@ func (j *job) killVMM() error {
 			return err
 		}
 	}
-	return j.change(func(record *Record) { record.VMM = nil })
+	return j.drop(func(record *Record) { record.VMM = nil })
 }
 
 func closeTaps(taps []hypervisor.Tap) {

@@ -10,6 +10,8 @@ import (
 	"os"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"bield/internal/state"
 )
 
@@ -32,7 +34,7 @@ type console struct {
 
 // openConsole opens a VM's log; fresh drops what earlier boots wrote.
 func openConsole(path string, fresh bool) (*console, error) {
-	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND
+	flags := os.O_WRONLY | os.O_CREATE | os.O_APPEND | unix.O_NOFOLLOW
 	if fresh {
 		flags |= os.O_TRUNC
 		if err := state.Remove(path + ".1"); err != nil {
@@ -95,6 +97,14 @@ func (c *console) Close() {
 	}
 }
 
+// reopen opens the newest file for reading, and says which it is.
+func (c *console) reopen() (*os.File, int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f, err := os.Open(c.path)
+	return f, c.turned, err
+}
+
 // position is where a follower stands: whether there may be more, what to wait
 // for, and which file it is.
 func (c *console) position() (turned int, more <-chan struct{}, closed bool) {
@@ -123,19 +133,18 @@ func (r *run) drainConsole(log *slog.Logger) {
 
 // Logs writes what the guest's console showed in its newest boot; follow goes
 // on until the VM ends or ctx does.
-func (e *Engine) Logs(ctx context.Context, name string, follow bool, out io.Writer) error {
+func (e *Engine) Logs(ctx context.Context, caller Caller, name string, follow bool, out io.Writer) error {
+	m, err := e.user(caller, name)
+	if err != nil {
+		return err
+	}
 	e.mu.Lock()
-	_, declared := e.applied.Host.VM(name)
-	m := e.vms[name]
 	var live *console
-	if m != nil && m.run != nil {
+	if m.run != nil {
 		live = m.run.console
 	}
 	path := state.Folder{Dir: e.applied.Host.StateDir}.Console(name)
 	e.mu.Unlock()
-	if m == nil && !declared {
-		return fmt.Errorf("%w: this host knows no VM %q (`bield ls` lists them)", ErrNotFound, name)
-	}
 	if live == nil || !follow {
 		return copyLog(out, path)
 	}
@@ -172,8 +181,7 @@ func (c *console) follow(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	for {
-		turned, _, _ := c.position()
-		f, err := os.Open(c.path)
+		f, turned, err := c.reopen()
 		if err != nil {
 			return fmt.Errorf("read console log: %w", err)
 		}

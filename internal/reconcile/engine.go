@@ -67,7 +67,11 @@ type Engine struct {
 	// keysMu guards the making of SSH keys that VMs share.
 	keysMu sync.Mutex
 
-	mu      sync.Mutex // guards what follows
+	// acceptMu makes checking and replacing the applied spec one thing.
+	acceptMu sync.Mutex
+
+	// mu guards what follows. Nothing that can wait is done under it.
+	mu      sync.Mutex
 	applied Applied
 	vms     map[string]*machine
 	tasks   sync.WaitGroup
@@ -81,7 +85,9 @@ type machine struct {
 	busy chan struct{}
 
 	// Guarded by Engine.mu.
-	record  *Record // nil when nothing of the VM is there
+	record  *Record                 // nil when nothing of the VM is there
+	cancel  context.CancelCauseFunc // ends an up under way; nil when there is none
+	pending int                     // ups that were accepted and are not over
 	state   spec.State
 	failure string // why it failed
 	run     *run
@@ -136,6 +142,11 @@ func (e *Engine) Idle() bool {
 func (e *Engine) machine(name string) *machine {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return e.hold(name)
+}
+
+// hold needs e.mu.
+func (e *Engine) hold(name string) *machine {
 	m, ok := e.vms[name]
 	if !ok {
 		m = &machine{name: name, busy: make(chan struct{}, 1), state: spec.StateDown}
@@ -155,6 +166,27 @@ func (m *machine) acquire(ctx context.Context) error {
 }
 
 func (m *machine) release() { <-m.busy }
+
+// user returns the holder of a VM that the caller may use.
+func (e *Engine) user(caller Caller, name string) (*machine, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	vm, declared := e.applied.Host.VM(name)
+	m := e.vms[name]
+	if m != nil && m.record != nil {
+		vm, declared = m.record.VM, true
+	}
+	if !declared {
+		return nil, fmt.Errorf("%w: this host knows no VM %q (`bield ls` lists them)", ErrNotFound, name)
+	}
+	if !caller.mayUse(vm) {
+		return nil, fmt.Errorf("%w: VM %s is of the user %s: only they and root may use it", ErrForbidden, name, vm.User.Name)
+	}
+	if m == nil {
+		m = e.hold(name)
+	}
+	return m, nil
+}
 
 // setState notes where a VM is in its life, and why.
 func (e *Engine) setState(m *machine, s spec.State, failure string) {

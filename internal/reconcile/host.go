@@ -13,14 +13,14 @@ import (
 
 // hostUp makes what the host itself lacks. The caller's VM must have a record
 // by now.
-func (e *Engine) hostUp(ctx context.Context, show func(Progress)) error {
+func (e *Engine) hostUp(ctx context.Context, host spec.Host, show func(Progress)) error {
 	e.hostMu.Lock()
 	defer e.hostMu.Unlock()
 	have, err := e.observeHost()
 	if err != nil {
 		return err
 	}
-	return e.hostSteps(ctx, plan.HostUp(have), show)
+	return e.hostSteps(ctx, plan.HostUp(have), host, show)
 }
 
 // hostDown takes back what was changed on the host, once no VM has a record.
@@ -37,22 +37,24 @@ func (e *Engine) hostDown(ctx context.Context, show func(Progress)) error {
 	if err != nil {
 		return err
 	}
-	return e.hostSteps(ctx, plan.HostDown(have), show)
+	return e.hostSteps(ctx, plan.HostDown(have), spec.Host{}, show)
 }
 
-func (e *Engine) hostSteps(ctx context.Context, steps []plan.Step, show func(Progress)) error {
+func (e *Engine) hostSteps(ctx context.Context, steps []plan.Step, host spec.Host, show func(Progress)) error {
+	act := func(ctx context.Context, step plan.Step) error { return e.hostAct(ctx, step, host) }
 	for _, step := range steps {
-		if err := perform(ctx, step, e.hostAct, show); err != nil {
+		if err := perform(ctx, step, act, show); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *Engine) hostAct(ctx context.Context, step plan.Step) error {
+// hostAct carries out a step of the host; what is taken back, its record knows.
+func (e *Engine) hostAct(ctx context.Context, step plan.Step, host spec.Host) error {
 	switch step.Kind {
 	case plan.AddBridge:
-		return e.addBridge(ctx)
+		return e.addBridge(ctx, host)
 	case plan.SetForwarding:
 		return e.setForwarding()
 	case plan.RemoveFirewall:
@@ -87,14 +89,20 @@ func (e *Engine) bridge(name string, address netip.Prefix) network.Bridge {
 	return network.Bridge{Name: name, Address: address, Owner: e.Run.Owner()}
 }
 
-func (e *Engine) addBridge(ctx context.Context) error {
-	host := e.host()
+func (e *Engine) addBridge(ctx context.Context, host spec.Host) error {
+	record, err := loadHost(e.Run)
+	if err != nil {
+		return err
+	}
+	if record.Bridge != "" && record.Bridge != host.Bridge {
+		return fmt.Errorf("%w: bridge %s of the spec before could not be removed: `bield down --all` tries again", ErrConflict, record.Bridge)
+	}
 	address := netip.PrefixFrom(host.Gateway(), host.Subnet.Bits())
 	note := func(r *HostRecord) { r.Bridge, r.Address = host.Bridge, address }
 	if err := e.changeHost(note); err != nil {
 		return err
 	}
-	_, err := network.EnsureBridge(ctx, e.bridge(host.Bridge, address))
+	_, err = network.EnsureBridge(ctx, e.bridge(host.Bridge, address))
 	return err
 }
 

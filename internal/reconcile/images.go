@@ -54,11 +54,12 @@ func (e *Engine) imageUsers() map[string][]string {
 		}
 	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	for _, name := range e.running() {
 		add(e.vms[name].record.Image, name)
 	}
-	for _, vm := range e.applied.Host.VMs {
+	declared := e.applied.Host.VMs
+	e.mu.Unlock()
+	for _, vm := range declared {
 		if inputs, err := image.Resolve(vm.Image); err == nil {
 			add(inputs.Digest(), vm.Name)
 		}
@@ -140,7 +141,7 @@ func (e *Engine) PruneImages(ctx context.Context, caller Caller) ([]Image, error
 		return nil, err
 	}
 	used := e.imageUsers()
-	pruned, err := e.images.Prune(ctx, func(digest string) bool { return len(used[digest]) > 0 })
+	pruned, err := e.images.Prune(ctx, func(digest string) bool { return len(used[digest]) > 0 || len(e.runningOn(digest)) > 0 })
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,8 @@ type job struct {
 	vm     spec.VM
 	caller Caller
 	show   func(Progress)
+	// host is what was applied when the call came, whatever is applied later.
+	host spec.Host
 
 	// What earlier steps leave for later ones.
 	sources map[string]share.Source // by tag
@@ -32,17 +34,16 @@ type job struct {
 }
 
 func (e *Engine) newJob(m *machine, vm spec.VM, caller Caller, show func(Progress)) *job {
-	return &job{e: e, m: m, vm: vm, caller: caller, show: show, sources: map[string]share.Source{}}
+	return &job{e: e, m: m, vm: vm, caller: caller, show: show, host: e.host(), sources: map[string]share.Source{}}
 }
 
 // bringUp makes what the host needs and then the VM's own steps. The VM's
 // record stands first: it keeps a `down` of the last other VM from taking the
 // bridge away.
 func (j *job) bringUp(ctx context.Context, steps []plan.Step) error {
-	removed := false
+	j.e.setState(j.m, spec.StateStarting, "")
 	for _, step := range steps {
-		if !removed && step.Kind == plan.MakeImage {
-			removed = true
+		if makesImage(step) {
 			if err := j.begin(ctx); err != nil {
 				return err
 			}
@@ -55,18 +56,14 @@ func (j *job) bringUp(ctx context.Context, steps []plan.Step) error {
 }
 
 func (j *job) begin(ctx context.Context) error {
-	record := Record{
-		VM:   j.vm,
-		UID:  j.e.freeUID(j.vm.Name),
-		VCPU: j.vm.EffectiveVCPU(j.e.KVM, j.e.Cores),
-	}
+	record := j.e.reserve(j.m, Record{VM: j.vm, VCPU: j.vm.EffectiveVCPU(j.e.KVM, j.e.Cores)})
 	if err := j.save(record); err != nil {
 		return err
 	}
 	if err := makeVMDir(j.e.Run.VM(j.vm.Name)); err != nil {
 		return err
 	}
-	return j.e.hostUp(ctx, j.show)
+	return j.e.hostUp(ctx, j.host, j.show)
 }
 
 // do carries out one step of the VM and reports it.
@@ -161,6 +158,21 @@ func (j *job) change(edit func(*Record)) error {
 	return j.save(r)
 }
 
+// drop edits the record after something was taken away. A disk without room for
+// the new record must not keep the rest from being taken away: the old one on it
+// names more than is there, which does no harm.
+func (j *job) drop(edit func(*Record)) error {
+	r := j.record()
+	edit(&r)
+	if err := j.save(r); err != nil {
+		j.e.Log.Warn("record", "vm", j.m.name, "error", err)
+		j.e.mu.Lock()
+		defer j.e.mu.Unlock()
+		j.m.record = &r
+	}
+	return nil
+}
+
 // forget removes the VM's run directory and its record, in that order.
 func (j *job) forget() error {
 	err := errors.Join(
@@ -176,13 +188,22 @@ func (j *job) forget() error {
 	return nil
 }
 
+// reserve gives a record a uid for its VMM and makes it the VM's, so that no
+// other VM gets the same.
+func (e *Engine) reserve(m *machine, r Record) Record {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r.UID = e.freeUID(m.name)
+	m.record = &r
+	return r.clone()
+}
+
 // freeUID picks the host uid of a VM's VMM: it follows from the run directory
 // and the name, so that several bields differ, and no two VMs of one share it.
+// Needs e.mu.
 func (e *Engine) freeUID(name string) uint32 {
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(e.Run.Dir + "/" + name))
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	taken := map[uint32]bool{}
 	for _, m := range e.vms {
 		if m.record != nil && m.name != name {

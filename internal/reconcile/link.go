@@ -52,16 +52,21 @@ func (g *guest) take(e guestlink.Event) {
 	g.changed = make(chan struct{})
 }
 
-// linkPause keeps a guest that ends every session at once from keeping the
-// host busy.
-const linkPause = 50 * time.Millisecond
+// A guest that ends every session at once must not keep the host busy, nor fill
+// its log: the pause between two tries doubles up to maxLinkPause, unless the
+// session lasted that long.
+const (
+	linkPause    = 50 * time.Millisecond
+	maxLinkPause = 30 * time.Second
+)
 
 // keepLink holds a session on the guest link for as long as the run lasts. One
 // may end on the way: a guest that goes on to systemd takes the link up anew.
 func (r *run) keepLink(log *slog.Logger) {
 	ctx, cancel := r.context()
 	defer cancel()
-	for ctx.Err() == nil {
+	for wait := linkPause; ctx.Err() == nil; wait = min(2*wait, maxLinkPause) {
+		began := time.Now()
 		session, err := r.connect(ctx)
 		if err == nil {
 			err = r.listen(ctx, session)
@@ -69,7 +74,10 @@ func (r *run) keepLink(log *slog.Logger) {
 		if ctx.Err() == nil && !guestlink.Ended(err) {
 			log.Warn("guest link", "error", err)
 		}
-		pause(ctx, linkPause)
+		if time.Since(began) > maxLinkPause {
+			wait = linkPause
+		}
+		pause(ctx, wait)
 	}
 }
 

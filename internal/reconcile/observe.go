@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"bield/internal/firewall"
 	"bield/internal/network"
 	"bield/internal/plan"
 	"bield/internal/process"
@@ -19,10 +20,6 @@ func (e *Engine) observeHost() (spec.Observed, error) {
 	record, err := loadHost(e.Run)
 	if err != nil {
 		return spec.Observed{}, err
-	}
-	host := e.host()
-	if record.Bridge != "" && host.Bridge != "" && record.Bridge != host.Bridge {
-		return spec.Observed{}, fmt.Errorf("%w: bridge %s of the spec before is still there: `bield down` first", ErrConflict, record.Bridge)
 	}
 	on, err := network.Forwarding()
 	if err != nil {
@@ -71,9 +68,10 @@ func (e *Engine) observeVM(m *machine) (spec.ObservedVM, error) {
 	if record == nil {
 		return spec.ObservedVM{}, nil
 	}
-	have := spec.ObservedVM{Record: true, Firewall: record.Firewall, Ready: record.Ready != nil, Shares: map[string]bool{}}
+	have := spec.ObservedVM{Record: true, Ready: record.Ready != nil, Shares: map[string]bool{}}
 	for _, s := range record.Shares {
-		have.Shares[s.Tag] = r != nil && r.shares[s.Tag] != nil && !over(r.shares[s.Tag].Done())
+		p := r.share(s.Tag)
+		have.Shares[s.Tag] = p != nil && !over(p.Done())
 	}
 	have.VMM = record.VMM != nil && (r == nil || r.vmm == nil || !over(r.vmm.Done()))
 	links, err := network.Observe(e.Run.Owner())
@@ -81,9 +79,14 @@ func (e *Engine) observeVM(m *machine) (spec.ObservedVM, error) {
 		return have, err
 	}
 	bridge := e.host().Bridge
-	have.Tap = record.Tap && slices.ContainsFunc(links.Taps, func(t network.TapStatus) bool {
+	have.Tap = part(record.Tap, slices.ContainsFunc(links.Taps, func(t network.TapStatus) bool {
 		return t.Name == record.VM.Tap() && t.Bridge == bridge
-	})
+	}))
+	rules, err := firewall.Observe(e.Run.Owner())
+	if err != nil {
+		return have, err
+	}
+	have.Firewall = part(record.Firewall, rules.Matches(e.firewallConfig()))
 	return have, nil
 }
 
@@ -123,9 +126,11 @@ func (e *Engine) adoptProcesses(ctx context.Context, record Record, r *run) (err
 		if id == nil {
 			return fmt.Errorf("share %s: %w", tag, process.ErrGone)
 		}
-		if r.shares[tag], err = process.Adopt(*id); err != nil {
+		p, err := process.Adopt(*id)
+		if err != nil {
 			return fmt.Errorf("share %s: %w", tag, err)
 		}
+		r.addShare(tag, p)
 	}
 	return nil
 }

@@ -93,7 +93,7 @@ func (j *job) buildProgress(p image.Progress) {
 // makeKeys makes what is missing of the keys: the guest's host key, the
 // daemon's, and one for each user who may want in.
 func (j *job) makeKeys() error {
-	folder := state.Folder{Dir: j.e.host().StateDir}
+	folder := state.Folder{Dir: j.host.StateDir}
 	if err := folder.Make(); err != nil {
 		return err
 	}
@@ -125,16 +125,14 @@ func (j *job) setFirewall(ctx context.Context) error {
 }
 
 func (j *job) clearFirewall(ctx context.Context) error {
-	if err := j.change(func(r *Record) { r.Firewall = false }); err != nil {
-		return err
-	}
+	_ = j.drop(func(r *Record) { r.Firewall = false })
 	return j.e.syncFirewall(ctx)
 }
 
 func (j *job) tap() network.Tap {
 	record := j.record()
 	return network.Tap{
-		Name: record.VM.Tap(), Bridge: j.e.host().Bridge, Owner: j.e.Run.Owner(),
+		Name: record.VM.Tap(), Bridge: j.host.Bridge, Owner: j.e.Run.Owner(),
 		MAC: record.VM.MAC, UID: record.UID, GID: record.UID, Queues: 1,
 	}
 }
@@ -150,7 +148,7 @@ func (j *job) removeTap(ctx context.Context) error {
 	if err := network.RemoveTap(ctx, j.tap()); err != nil {
 		return err
 	}
-	return j.change(func(r *Record) { r.Tap = false })
+	return j.drop(func(r *Record) { r.Tap = false })
 }
 
 // source opens what a share serves, and says as whom.
@@ -160,7 +158,7 @@ func (j *job) source(tag string) (share.Source, error) {
 	}
 	path, serveAs := j.image.Root(), spec.ID{}
 	if tag == spec.HostKeysTag {
-		path, serveAs = state.Folder{Dir: j.e.host().StateDir}.HostKeys(j.vm.Name), j.vm.User.ID
+		path, serveAs = state.Folder{Dir: j.host.StateDir}.HostKeys(j.vm.Name), j.vm.User.ID
 	}
 	dir, err := share.Open(path)
 	if err != nil {
@@ -215,7 +213,7 @@ func (j *job) startShare(ctx context.Context, tag string) error {
 	if err != nil {
 		return err
 	}
-	j.building().shares[tag] = p
+	j.building().addShare(tag, p)
 	return nil
 }
 
@@ -233,14 +231,14 @@ func (j *job) stopShare(ctx context.Context, tag string) error {
 			return err
 		}
 	}
-	return j.change(func(r *Record) { r.dropShare(tag) })
+	return j.drop(func(r *Record) { r.dropShare(tag) })
 }
 
 // shareProcess finds a share's process, in this daemon's hands or by its
 // record; nil when it is gone.
 func (j *job) shareProcess(tag string) (*process.Process, error) {
-	if r := j.currentRun(); r != nil && r.shares[tag] != nil {
-		return r.shares[tag], nil
+	if p := j.currentRun().share(tag); p != nil {
+		return p, nil
 	}
 	record := j.record()
 	id := record.share(tag).Process

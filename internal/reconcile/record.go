@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -96,8 +97,9 @@ func loadHost(run state.Run) (HostRecord, error) {
 	return h, err
 }
 
-// loadRecords reads every VM's record.
-func loadRecords(run state.Run) ([]Record, error) {
+// loadRecords reads every VM's record. One that cannot be read is left where it
+// is, for a person to look at.
+func loadRecords(run state.Run, log *slog.Logger) ([]Record, error) {
 	entries, err := os.ReadDir(run.Records())
 	if err != nil {
 		return nil, fmt.Errorf("read records: %w", err)
@@ -109,7 +111,8 @@ func loadRecords(run state.Run) ([]Record, error) {
 		}
 		var r Record
 		if err := state.Read(filepath.Join(run.Records(), entry.Name()), &r); err != nil {
-			return nil, err
+			log.Error("read a record", "error", err)
+			continue
 		}
 		records = append(records, r)
 	}

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"bield/internal/guestlink"
@@ -19,14 +19,14 @@ import (
 // and why it ended.
 type run struct {
 	vmm     hypervisor.VM
-	shares  map[string]*process.Process
 	console *console
 	drained chan struct{} // closed when the console has ended
 	guest   *guest
 	// logs holds the path of each share's log by its tag, and the VMM's by "".
 	logs map[string]string
-	// force skips the guest's own shutdown.
-	force atomic.Bool
+	// forced is closed to skip the guest's own shutdown.
+	forced    chan struct{}
+	forceOnce sync.Once
 
 	// letGo is closed when the run is over or the daemon leaves it to its
 	// successor.
@@ -39,12 +39,13 @@ type run struct {
 	ended chan struct{}
 	cause error
 
-	mu   sync.Mutex
-	link *guestlink.Session
+	mu     sync.Mutex
+	link   *guestlink.Session
+	shares map[string]*process.Process
 }
 
 func newRun() *run {
-	return &run{shares: map[string]*process.Process{}, guest: newGuest(), drained: make(chan struct{}), logs: map[string]string{}, ended: make(chan struct{}), letGo: make(chan struct{})}
+	return &run{shares: map[string]*process.Process{}, guest: newGuest(), drained: make(chan struct{}), logs: map[string]string{}, ended: make(chan struct{}), forced: make(chan struct{}), letGo: make(chan struct{})}
 }
 
 // building is the run that the job puts together.
@@ -114,7 +115,7 @@ func exitCause(exit process.Exit) error {
 }
 
 func (r *run) shareEnded(tag string) error {
-	p := r.shares[tag]
+	p := r.share(tag)
 	text := fmt.Sprintf("the virtiofsd of share %s ended (%s), and the guest hangs without it: the VM was stopped by force", tag, p.Exit())
 	if tail := process.TailLog(r.logs[tag], logTail); len(tail) > 0 {
 		text += "; its last words: " + strings.Join(tail, " / ")
@@ -138,8 +139,9 @@ func (r *run) vmmEnds(within time.Duration) bool {
 func (r *run) waitAny() (tag string, lost bool) {
 	over := make(chan struct{})
 	defer close(over)
-	first := make(chan string, len(r.shares))
-	for tag, p := range r.shares {
+	shares := r.allShares()
+	first := make(chan string, len(shares))
+	for tag, p := range shares {
 		go func() {
 			select {
 			case <-p.Done():
@@ -156,6 +158,32 @@ func (r *run) waitAny() (tag string, lost bool) {
 	case <-r.letGo:
 		return "", true
 	}
+}
+
+// forceOff ends the waiting for the guest's own shutdown.
+func (r *run) forceOff() { r.forceOnce.Do(func() { close(r.forced) }) }
+
+// addShare makes a virtiofsd part of the run.
+func (r *run) addShare(tag string, p *process.Process) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.shares[tag] = p
+}
+
+// share is the virtiofsd of a tag, or nil. A nil run has none.
+func (r *run) share(tag string) *process.Process {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.shares[tag]
+}
+
+func (r *run) allShares() map[string]*process.Process {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.shares)
 }
 
 // setLink puts a new session in the place of the old one.
@@ -197,7 +225,7 @@ func (r *run) release() {
 	if r.vmm != nil {
 		r.vmm.Close()
 	}
-	for _, p := range r.shares {
+	for _, p := range r.allShares() {
 		p.Release()
 	}
 }

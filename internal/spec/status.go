@@ -62,10 +62,10 @@ const (
 type ObservedVM struct {
 	// Record says that a record exists, so that something may be there.
 	Record bool
-	// Firewall says that the rules name this VM.
-	Firewall bool
-	// Tap says that the tap exists and is on the bridge.
-	Tap bool
+	// Firewall is Present when the kernel's rules are those that let this VM in.
+	Firewall Part
+	// Tap is Present when it is on the bridge.
+	Tap Part
 	// Shares holds the tags that were started; true means that it is served.
 	Shares map[string]bool
 	VMM    bool

@@ -210,8 +210,9 @@ func field(status, name string) string {
 	return ""
 }
 
-// serving lists the processes of this host that serve a guest: VMMs and
-// virtiofsd, known by the run directory in their descriptors or arguments.
+// serving lists the processes of this host that serve a guest: the daemon's
+// children, and those that lost an earlier daemon and so are the outer
+// process's.
 func (h *host) serving(t *testing.T) []proc {
 	t.Helper()
 	pid, err := daemonPID(h.bin, h.run)
@@ -220,7 +221,8 @@ func (h *host) serving(t *testing.T) []proc {
 	}
 	var found []proc
 	for _, p := range processes() {
-		if pid != 0 && p.parent == pid && !zombie(p.pid) {
+		orphan := p.parent == os.Getppid() && p.pid != os.Getpid() && p.pid != pid
+		if (orphan || pid != 0 && p.parent == pid) && !zombie(p.pid) {
 			found = append(found, p)
 		}
 	}

@@ -28,6 +28,21 @@ func TestRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, []string{"bield.yaml", "chmod"}},
+		"a file in a folder that others may write": {func(t *testing.T, h *host) {
+			h.configure(t, minimal(h.folder(t, "work", guestUID, guestGID)))
+			if err := os.Chmod(filepath.Dir(h.config), 0o777); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"etc", "chmod"}},
+		"a file behind a link in a workspace": {func(t *testing.T, h *host) {
+			work := h.folder(t, "work", guestUID, guestGID)
+			h.configure(t, minimal(work))
+			link := filepath.Join(work, "link.yaml")
+			if err := os.Symlink(h.config, link); err != nil {
+				t.Fatal(err)
+			}
+			h.config = link
+		}, []string{"link.yaml"}},
 		"a share of root's": {func(t *testing.T, h *host) {
 			text := fmt.Sprintf("stateDir: %s\nvms:\n%s", h.state, minimal(h.folder(t, "work", guestUID, guestGID)))
 			text += fmt.Sprintf("    user: {name: dev, uid: %d, gid: %d}\n", guestUID, guestGID)
@@ -79,13 +94,15 @@ func TestBroken(t *testing.T) {
 		prepare func(t *testing.T, h *host)
 		says    []string
 	}{
-		"no host key in the share":    {unreadableHostKey, []string{"hostkeys", "ssh_host_ed25519_key"}},
-		"no image and no source":      {unreachableSource, []string{"image", "package source"}},
-		"the state disk is full":      {fullState, []string{"no space left"}},
-		"no QEMU":                     {withoutQEMU, []string{"qemu-system-x86_64", "bield setup"}},
-		"no virtiofsd":                {withoutVirtiofsd, []string{"virtiofsd", "bield setup"}},
-		"no permission for workspace": {closedWorkspace, []string{"work", "open"}},
-		"no permission for the host":  {asNobody, []string{"bieldd is not running", "sudo"}},
+		"no folder of host keys":       {fileForHostKeys, []string{"ssh-host-keys", "no folder"}},
+		"a host key it cannot read":    {unreadableHostKey, []string{"hostkeys", "ssh_host_ed25519_key"}},
+		"no image, source unreachable": {unreachableSource, []string{"image", "package source"}},
+		"an image without its kernel":  {damagedImage, []string{"image", "package source"}},
+		"the state disk is full":       {fullState, []string{"no space left"}},
+		"no QEMU":                      {withoutQEMU, []string{"qemu-system-x86_64", "bield setup"}},
+		"no virtiofsd":                 {withoutVirtiofsd, []string{"virtiofsd", "bield setup"}},
+		"no permission for workspace":  {closedWorkspace, []string{"work", "open"}},
+		"no permission for the host":   {asNobody, []string{"bieldd is not running", "sudo"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
@@ -112,6 +129,32 @@ func unreadableHostKey(t *testing.T, h *host) {
 	run(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path)
 	for _, p := range []string{path, path + ".pub"} {
 		if err := os.Chmod(p, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// fileForHostKeys puts something else in the place of the share.
+func fileForHostKeys(t *testing.T, h *host) {
+	h.write(t, filepath.Join(h.folder(t, "state/one", guestUID, guestGID), "ssh-host-keys"), "no folder\n")
+}
+
+// damagedImage takes the kernel out of every image of the machine's cache, seen
+// through an overlay; they cannot be built anew here.
+func damagedImage(t *testing.T, h *host) {
+	h.cache = h.folder(t, "cache", 0, 0)
+	upper, work := h.folder(t, "upper", 0, 0), h.folder(t, "work-overlay", 0, 0)
+	options := fmt.Sprintf("redirect_dir=on,lowerdir=%s,upperdir=%s,workdir=%s", machineCache(), upper, work)
+	if err := unix.Mount("overlay", h.cache, "overlay", 0, options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(h.cache, unix.MNT_DETACH) })
+	kernels, err := filepath.Glob(filepath.Join(h.cache, "images", "*", "vmlinux"))
+	if err != nil || len(kernels) == 0 {
+		t.Fatal(kernels, err)
+	}
+	for _, kernel := range kernels {
+		if err := os.Remove(kernel); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -171,7 +170,7 @@ func (c *Client) explain(err error) error {
 
 func readError(response *http.Response) error {
 	var e api.Error
-	data, err := io.ReadAll(io.LimitReader(response.Body, api.MaxEventBytes))
+	data, err := io.ReadAll(io.LimitReader(response.Body, api.MaxErrorBytes))
 	if err == nil && json.Unmarshal(data, &e) == nil && e.Message != "" {
 		return &e
 	}
@@ -185,12 +184,11 @@ func (c *Client) stream(ctx context.Context, path string, request any, show func
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	lines := bufio.NewScanner(response.Body)
-	lines.Buffer(nil, api.MaxEventBytes)
-	for lines.Scan() {
+	events := json.NewDecoder(io.LimitReader(response.Body, api.MaxStreamBytes))
+	for {
 		var event api.Event
-		if err := json.Unmarshal(lines.Bytes(), &event); err != nil {
-			return fmt.Errorf("read bieldd's answer: %w", err)
+		if err = events.Decode(&event); err != nil {
+			break
 		}
 		show(event)
 		if event.Done && event.Error != nil {
@@ -204,5 +202,5 @@ func (c *Client) stream(ctx context.Context, path string, request any, show func
 		return ctx.Err()
 	}
 	return fmt.Errorf("bieldd ended in the middle of its answer (see `%s` beside its socket): %w",
-		"bieldd.log", errors.Join(lines.Err(), io.ErrUnexpectedEOF))
+		"bieldd.log", err)
 }

@@ -11,8 +11,13 @@ import (
 func (s *Server) getLogs(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	out := &flusher{w: w, control: http.NewResponseController(w)}
+	caller, err := callerOf(r.Context())
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
 	follow := r.URL.Query().Get("follow") == "1"
-	err := s.engine.Logs(r.Context(), r.PathValue("name"), follow, out)
+	err = s.engine.Logs(r.Context(), caller, r.PathValue("name"), follow, out)
 	if err != nil && !out.used && !errors.Is(err, r.Context().Err()) {
 		s.refuse(w, err)
 	}

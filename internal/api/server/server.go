@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"bield/internal/api"
@@ -23,7 +25,13 @@ type Server struct {
 	log     *slog.Logger
 	http    *http.Server
 	touch   func()
+	// calls are those under way, and busy is their number.
+	calls sync.WaitGroup
+	busy  atomic.Int64
 }
+
+// Busy says that calls are under way.
+func (s *Server) Busy() bool { return s.busy.Load() > 0 }
 
 // New returns a server of the engine's. touch is called for each request, so
 // that an idle daemon can be told from a used one.
@@ -53,6 +61,10 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("DELETE "+api.PathImage, s.deleteImage)
 	mux.HandleFunc("POST "+api.PathImagesPrune, s.postImagesPrune)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.calls.Add(1)
+		s.busy.Add(1)
+		defer s.calls.Done()
+		defer s.busy.Add(-1)
 		s.touch()
 		defer s.touch()
 		r.Body = http.MaxBytesReader(w, r.Body, api.MaxRequestBytes)
@@ -68,12 +80,15 @@ func (s *Server) Serve(listener net.Listener) error {
 	return nil
 }
 
-// Shutdown lets calls under way finish until ctx ends, then cuts them off.
+// Shutdown lets calls under way finish until ctx ends, then cuts them off: an up
+// is then taken back. It returns when the last of them is over.
 func (s *Server) Shutdown(ctx context.Context) error {
-	if err := s.http.Shutdown(ctx); err != nil {
-		return s.http.Close()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = s.http.Close()
 	}
-	return nil
+	s.calls.Wait()
+	return err
 }
 
 func (s *Server) getVersion(w http.ResponseWriter, _ *http.Request) {
@@ -139,10 +154,15 @@ var errRequest = errors.New("bad request")
 func decode(body io.Reader, request any) error {
 	decoder := json.NewDecoder(body)
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(request); err != nil {
-		return fmt.Errorf("%w: %w (are bield and bieldd of one version?)", errRequest, err)
+	err := decoder.Decode(request)
+	if err == nil {
+		// A body read to its end lets the server notice that the client leaves.
+		if _, err = decoder.Token(); errors.Is(err, io.EOF) {
+			return nil
+		}
+		err = errors.New("something follows the request")
 	}
-	return nil
+	return fmt.Errorf("%w: %w (are bield and bieldd of one version?)", errRequest, err)
 }
 
 func (s *Server) reply(w http.ResponseWriter, value any) {
