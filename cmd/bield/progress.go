@@ -134,6 +134,10 @@ func subject(vm string) string {
 
 // showLive turns a VM's live line into a lasting one at its end.
 func (p *progress) showLive(e api.Event, line *progressLine) {
+	if line.name == "" && e.State == "done" {
+		// The host's steps are over at once, and another may never come.
+		p.lines = slices.DeleteFunc(p.lines, func(l *progressLine) bool { return l == line })
+	}
 	if !final(e) || e.State != "done" || line.failed {
 		return
 	}
