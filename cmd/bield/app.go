@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"bield/internal/api"
 	"bield/internal/api/client"
 	"bield/internal/config"
 	"bield/internal/spec"
@@ -43,6 +44,7 @@ is a real VM with your workspace mounted live and nothing else of the host in it
 		SilenceErrors: true,
 		Version:       version,
 	}
+	group(root)
 	root.SetVersionTemplate("bield {{.Version}}\n")
 	root.SetOut(a.out)
 	root.SetErr(a.err)
@@ -67,6 +69,30 @@ func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
+// noArgs is cobra's in words that fit a verb.
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%q takes no arguments, but was given %q", c.CommandPath(), args[0])
+	}
+	return nil
+}
+
+// group makes a command that only has others below it: alone it explains
+// itself, and a word that is none of them is a usage error.
+func group(c *cobra.Command) {
+	c.Args = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		hint := fmt.Sprintf("(see `%s --help`)", c.CommandPath())
+		if c.SuggestionsMinimumDistance = 2; len(c.SuggestionsFor(args[0])) > 0 {
+			hint = fmt.Sprintf("(did you mean `%s %s`?)", c.CommandPath(), c.SuggestionsFor(args[0])[0])
+		}
+		return &exitError{exitUsage, fmt.Errorf("unknown command %q %s", args[0], hint)}
+	}
+	c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+}
+
 // load finds, reads and checks the configuration.
 func (a *app) load(ctx context.Context) (spec.Host, string, error) {
 	env, err := config.HostEnv(ctx)
@@ -84,7 +110,10 @@ func (a *app) load(ctx context.Context) (spec.Host, string, error) {
 // daemon returns a client of a daemon that runs, started if need be.
 func (a *app) daemon(ctx context.Context) (*client.Client, error) {
 	c := client.New(a.run.Socket())
-	_, err := c.Version(ctx)
+	reply, err := c.Version(ctx)
+	if err == nil && reply.API != api.Version {
+		return nil, fmt.Errorf("bieldd is of another version (%s, this is %s): end it (`kill %d`; VMs go on), and run this again", reply.Version, version, reply.PID)
+	}
 	if err == nil {
 		return c, nil
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,16 +16,17 @@ func newConfigCommand(a *app) *cobra.Command {
 		&cobra.Command{
 			Use:   "check",
 			Short: "Read the file and name all that is wrong with it; nothing is touched",
-			Args:  usage(cobra.NoArgs),
+			Args:  usage(noArgs),
 			RunE:  func(c *cobra.Command, _ []string) error { return runConfigCheck(c.Context(), a) },
 		},
 		&cobra.Command{
 			Use:   "schema",
 			Short: "Print the JSON Schema of bield.yaml, for editors",
-			Args:  usage(cobra.NoArgs),
+			Args:  usage(noArgs),
 			RunE:  func(*cobra.Command, []string) error { return runConfigSchema(a) },
 		},
 	)
+	group(c)
 	return c
 }
 
@@ -33,7 +35,7 @@ func runConfigCheck(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.out, "%s: good: %d VMs\n", path, len(host.VMs))
+	fmt.Fprintf(a.out, "%s is good; it declares: %s\n", path, strings.Join(host.Names(), ", "))
 	return nil
 }
 

@@ -17,7 +17,7 @@ var version = "dev"
 func main() { os.Exit(Main()) }
 
 // Main runs bield with the process's arguments and returns its exit code, as
-// docs/configuration.md lists them.
+// docs/architecture.md lists them.
 func Main() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -32,7 +32,7 @@ func Main() int {
 		code = coded.code
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = errors.New("interrupted")
+		err = errors.New("interrupted: what was begun is taken back")
 		code = exitInterrupted
 	}
 	if text := err.Error(); text != "" {

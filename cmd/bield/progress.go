@@ -92,7 +92,7 @@ func (p *progress) show(e api.Event) {
 		return
 	}
 	if e.State != "progress" || !known {
-		p.showPlain(e)
+		p.showPlain(e, line)
 	}
 }
 
@@ -107,19 +107,33 @@ func (p *progress) line(name string) *progressLine {
 }
 
 // showPlain leaves out the starts, and what was quick.
-func (p *progress) showPlain(e api.Event) {
+func (p *progress) showPlain(e api.Event, line *progressLine) {
 	switch {
 	case e.State == "start", e.State == "done" && e.Elapsed < frame && e.Message == "" && !final(e):
 		return
+	case e.State == "progress" && e.Message == e.Step:
+		return // the guest's last stage, "ready", is that of up itself
 	case e.State == "progress":
 		fmt.Fprintf(p.a.err, "%s: %s: %s\n", subject(e.VM), e.Step, e.Message)
 	case e.State == "failed":
 		fmt.Fprintf(p.a.err, "%s: %s: failed (%.1fs)\n", subject(e.VM), e.Step, e.Elapsed.Seconds())
+	case final(e) && line.failed:
+		fmt.Fprintf(p.a.err, "%s: what was made is taken back\n", subject(e.VM))
+	case final(e):
+		fmt.Fprintf(p.a.err, "%s: %s\n", subject(e.VM), line.outcome(e))
 	case e.Message != "":
 		fmt.Fprintf(p.a.err, "%s: %s\n", subject(e.VM), e.Message)
 	default:
 		fmt.Fprintf(p.a.err, "%s: %s (%.1fs)\n", subject(e.VM), e.Step, e.Elapsed.Seconds())
 	}
+}
+
+// outcome is what became of a VM at the end of its way up or down.
+func (l *progressLine) outcome(e api.Event) string {
+	if e.Message != "" {
+		return e.Message
+	}
+	return fmt.Sprintf("%s in %.1fs", map[string]string{"ready": "is up", "forget": "is down"}[e.Step], time.Since(l.began).Seconds())
 }
 
 // final says that the event ends a VM's way up or down.
@@ -143,12 +157,20 @@ func (p *progress) showLive(e api.Event, line *progressLine) {
 	}
 	p.erase()
 	p.lines = slices.DeleteFunc(p.lines, func(l *progressLine) bool { return l == line || l.name == "" })
-	text := e.Message
-	if text == "" {
-		text = fmt.Sprintf("%s in %.1fs", map[string]string{"ready": "is up", "forget": "is down"}[e.Step], time.Since(line.began).Seconds())
-	}
-	fmt.Fprintf(p.a.err, "%s %s %s\n", p.a.paint(p.a.err, green, "✓"), line.name, text)
+	fmt.Fprintf(p.a.err, "%s %s %s\n", p.a.paint(p.a.err, green, "✓"), line.name, line.ended(e))
 	p.draw()
+}
+
+// ended says how a VM's way up or down has ended.
+func (l *progressLine) ended(e api.Event) string {
+	switch {
+	case e.Message != "":
+		return e.Message
+	case l.failed:
+		return "is taken back"
+	}
+	what := map[string]string{"ready": "is up", "forget": "is down"}[e.Step]
+	return fmt.Sprintf("%s in %.1fs", what, time.Since(l.began).Seconds())
 }
 
 // draw replaces the live lines. Needs p.mu.

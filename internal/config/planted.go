@@ -34,6 +34,9 @@ type source struct {
 	path, real string
 	links      []string
 	readOnly   bool
+	// homes are those of who works in the guest and of the folder's owner: a
+	// later call of theirs reads a file there.
+	homes []string
 }
 
 // sources lists each folder that is shared and is there, once for each place
@@ -50,7 +53,11 @@ func (r *resolver) sources() []source {
 				continue
 			}
 			seen[key] = true
-			list = append(list, source{at, s.Source, a.info.Real, a.info.Links, s.ReadOnly})
+			homes := []string{v.User.Home}
+			if account, err := r.env.ByUID(a.info.UID); err == nil {
+				homes = append(homes, account.Home)
+			}
+			list = append(list, source{at, s.Source, a.info.Real, a.info.Links, s.ReadOnly, homes})
 		}
 	}
 	return list
@@ -72,7 +79,7 @@ func (r *resolver) checkPlaces(s source) {
 		return
 	}
 	places := []string{filepath.Dir(SystemFile)}
-	for _, home := range []string{r.env.Caller.Home, r.env.person().Home} {
+	for _, home := range append(s.homes, r.env.Caller.Home, r.env.person().Home) {
 		if filepath.IsAbs(home) {
 			places = append(places, filepath.Dir(UserFile(home)))
 		}

@@ -262,6 +262,7 @@ func TestSharesThatAGuestCouldTurn(t *testing.T) {
 		"{source: /home/alice, mountPoint: /s}":                    "write bield's configuration",
 		"{source: /home, mountPoint: /s, user: bob}":               "write bield's configuration",
 		"{source: /home/alice/.config/bield}":                      "write bield's configuration",
+		"{source: /home/bob, mountPoint: /s, user: bob}":           "write bield's configuration in /home/bob/.config/bield",
 		"{source: ~/src/app/link, mountPoint: /s}":                 "which a guest can change — write /home/alice/secret",
 		"{source: ~/way/link, mountPoint: /s}":                     "which a guest can change",
 		"{source: ~/src/app/link, mountPoint: /s, readOnly: true}": "which a guest can change",

@@ -41,7 +41,7 @@ func (j *job) startVMM(ctx context.Context) error {
 	}
 	if r.vmm, err = j.e.Driver.Start(ctx, machine); err != nil {
 		r.console.Close()
-		return err
+		return errors.Join(r.deadShares(), err)
 	}
 	j.e.attend(j.m, r)
 	return nil

@@ -225,7 +225,7 @@ func (e *Engine) status(vm spec.VM) spec.VMStatus {
 	}
 	s.State, s.Reason = m.state, m.failure
 	if r := m.record; r != nil {
-		s.IP, s.MAC, s.VCPU, s.MemoryMiB = r.VM.IP, r.VM.MAC, r.VCPU, r.VM.MemoryMiB
+		s.IP, s.MAC, s.VCPU, s.MemoryMiB, s.Workspace = r.VM.IP, r.VM.MAC, r.VCPU, r.VM.MemoryMiB, r.VM.Workspace()
 		s.Since, s.Image = r.Ready, r.Image
 		s.Hypervisor, s.Accelerator = string(e.Hypervisor), map[bool]string{true: "kvm", false: "tcg"}[e.KVM]
 	}

@@ -105,6 +105,19 @@ func (r *run) awaitConsole() {
 	}
 }
 
+// deadShares says which virtiofsd has ended: it, and not the VMM that cannot
+// connect, is then what failed.
+func (r *run) deadShares() error {
+	var dead []error
+	for tag, p := range r.allShares() {
+		if over(p.Done()) {
+			dead = append(dead, fmt.Errorf("the virtiofsd of share %s ended (%s): %s", tag, p.Exit(),
+				strings.Join(process.TailLog(r.logs[tag], logTail), " / ")))
+		}
+	}
+	return errors.Join(dead...)
+}
+
 // exitCause is nil for a VMM that ended as it does when its guest powers off.
 // How an adopted one ended only its late parent was told.
 func exitCause(exit process.Exit) error {
