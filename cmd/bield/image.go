@@ -18,6 +18,7 @@ import (
 func newImageCommand(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "image", Short: "Build, list and remove guest images"}
 	c.AddCommand(newImageBuildCommand(a), newImageListCommand(a), newImageRemoveCommand(a), newImagePruneCommand(a))
+	group(c)
 	return c
 }
 
@@ -112,7 +113,7 @@ func newImageListCommand(a *app) *cobra.Command {
 		Use:     "ls",
 		Aliases: []string{"list"},
 		Short:   "List the images of this host",
-		Args:    usage(cobra.NoArgs),
+		Args:    usage(noArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			d, err := a.daemon(c.Context())
 			if err != nil {
@@ -167,7 +168,7 @@ func newImagePruneCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "prune",
 		Short: "Remove the images that no VM of this host uses",
-		Args:  usage(cobra.NoArgs),
+		Args:  usage(noArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			d, err := a.daemon(c.Context())
 			if err != nil {

@@ -19,7 +19,7 @@ func newListCommand(a *app) *cobra.Command {
 		Use:     "ls",
 		Aliases: []string{"list"},
 		Short:   "List the VMs of this host",
-		Args:    usage(cobra.NoArgs),
+		Args:    usage(noArgs),
 		RunE:    func(c *cobra.Command, _ []string) error { return runList(c.Context(), a, asJSON, quiet) },
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print a JSON array of all that is known")

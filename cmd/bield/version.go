@@ -13,7 +13,7 @@ func newVersionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the versions of bield and of the daemon that runs",
-		Args:  usage(cobra.NoArgs),
+		Args:  usage(noArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			fmt.Fprintln(a.out, "bield", version)
 			d := client.New(a.run.Socket())
