@@ -3,7 +3,8 @@ package config
 import (
 	"path"
 	"path/filepath"
-	"strconv"
+
+	"bield/internal/spec"
 )
 
 // checkPlanted refuses shares by which a guest could change what bield does
@@ -29,9 +30,10 @@ func (r *resolver) checkPlanted() {
 	r.checkStateLinks(writable)
 }
 
-type source struct {
+// shared is a folder that is there and that the file shares.
+type shared struct {
 	at         location
-	path, real string
+	path, real string // as the file has it, and without links
 	links      []string
 	readOnly   bool
 	// homes are those of who works in the guest and of the folder's owner: a
@@ -39,31 +41,30 @@ type source struct {
 	homes []string
 }
 
-// sources lists each folder that is shared and is there, once for each place
-// in the file.
-func (r *resolver) sources() []source {
-	var list []source
+// noteShared remembers a folder for what is checked when all of them are known.
+func (r *resolver) noteShared(at location, s spec.Share, info PathInfo, u spec.User) {
+	homes := []string{u.Home}
+	if account, err := r.env.ByUID(info.UID); err == nil {
+		homes = append(homes, account.Home)
+	}
+	r.shared = append(r.shared, shared{at, s.Source, info.Real, info.Links, s.ReadOnly, homes})
+}
+
+// sources lists what is shared, once for each place in the file.
+func (r *resolver) sources() []shared {
+	var list []shared
 	seen := map[string]bool{}
-	for _, v := range r.host.VMs {
-		for i, s := range v.Shares {
-			at := r.originOf(location{"vms", v.Name, "shares", strconv.Itoa(i), "source"})
-			a, known := r.paths[s.Source]
-			key := at.to(s.Source).key() // ~ differs from VM to VM
-			if !known || a.err != nil || seen[key] {
-				continue
-			}
+	for _, s := range r.shared {
+		key := s.at.to(s.path).key() // ~ differs from VM to VM
+		if !seen[key] {
 			seen[key] = true
-			homes := []string{v.User.Home}
-			if account, err := r.env.ByUID(a.info.UID); err == nil {
-				homes = append(homes, account.Home)
-			}
-			list = append(list, source{at, s.Source, a.info.Real, a.info.Links, s.ReadOnly, homes})
+			list = append(list, s)
 		}
 	}
 	return list
 }
 
-func (r *resolver) checkState(s source) {
+func (r *resolver) checkState(s shared) {
 	state, _ := r.real(r.host.StateDir)
 	if r.host.StateDir == "" || r.flagged[s.at.key()] {
 		return
@@ -74,7 +75,7 @@ func (r *resolver) checkState(s source) {
 }
 
 // checkPlaces guards where the file is looked for, also while none is there.
-func (r *resolver) checkPlaces(s source) {
+func (r *resolver) checkPlaces(s shared) {
 	if s.readOnly {
 		return
 	}
@@ -94,7 +95,7 @@ func (r *resolver) checkPlaces(s source) {
 
 // checkLinks refuses a source that is reached by a link inside a folder that
 // guests write, unless it stays in that folder.
-func (r *resolver) checkLinks(s source, writable map[string]bool) {
+func (r *resolver) checkLinks(s shared, writable map[string]bool) {
 	for _, link := range s.links {
 		if dir := holder(path.Dir(link), writable); dir != "" && !within(s.real, dir) {
 			r.add(s.at, "%s is reached by the link %s, which a guest can change — write %s", brief(s.path), brief(link), brief(s.real))

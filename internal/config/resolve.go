@@ -25,6 +25,7 @@ type resolver struct {
 	origins map[string]location
 	// paths remembers what was asked of the host.
 	paths   map[string]answer
+	shared  []shared
 	foundBy []string
 }
 

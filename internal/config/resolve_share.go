@@ -30,6 +30,9 @@ func (p placed) sourceAt() location {
 
 func (r *resolver) noteShareOrigin(inSpec location, p placed) {
 	r.origins[inSpec.key()] = p.at
+	if p.user == nil {
+		r.origins[inSpec.to("user").key()] = p.sourceAt()
+	}
 	if at := p.sourceAt(); at[len(at)-1] == "workspace" {
 		for _, part := range []string{"source", "mountPoint", "tag", "user"} {
 			r.origins[inSpec.to(part).key()] = at
@@ -136,8 +139,9 @@ func tagOf(source string) string {
 	return strings.TrimRight(tag[:min(len(tag), spec.MaxTagBytes-9)], ".-")
 }
 
-// served checks the folder and settles whom it is served as. Only root's
-// folders need a user: all others are served as their owner.
+// served checks the folder and settles whom it is served as. What it says of
+// the folder is what bieldd will insist on when it opens it: where it lies
+// without symbolic links, whose it is, and as whom to open it.
 func (r *resolver) served(p placed, u spec.User) spec.Share {
 	s, source := p.share, p.sourceAt()
 	if p.user != nil {
@@ -151,10 +155,40 @@ func (r *resolver) served(p placed, u spec.User) spec.Share {
 		r.add(source, "%v — check the path, or who may read it", err)
 	case !info.Dir:
 		r.add(source, "%s is no folder — share the folder it lies in", brief(s.Source))
-	case info.UID == 0 && p.user == nil:
+	case p.user != nil:
+	case info.UID == 0:
 		s.User = r.rootShareUser(source, s, u)
+	case r.env.Caller.UID == 0:
+		s.User = r.owner(source, info.ID)
+	}
+	if err != nil {
+		return s
+	}
+	r.noteShared(source, s, info, u)
+	s.Source = info.Real
+	if r.env.Caller.UID == 0 { // others share what they can open, as themselves
+		s.Owner = &info.UID
 	}
 	return s
+}
+
+// owner is the owner of a folder with their primary group: the folder's can be
+// one that they are not in. A uid without an account has no other.
+func (r *resolver) owner(at location, folder spec.ID) *spec.ID {
+	id := folder
+	a, err := r.env.ByUID(folder.UID)
+	switch {
+	case err == nil:
+		id = a.ID
+	case !errors.Is(err, ErrNoUser):
+		r.add(at, "look up its owner, uid %d: %v — check that users can be looked up", folder.UID, err)
+		return nil
+	}
+	if id.GID == 0 {
+		r.add(at, "its owner, uid %d, would serve it in root's group — chown it to an ordinary user and group", id.UID)
+		return nil
+	}
+	return &id
 }
 
 func (r *resolver) rootShareUser(at location, s spec.Share, u spec.User) *spec.ID {

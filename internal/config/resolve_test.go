@@ -202,17 +202,19 @@ vms:
 	type row struct {
 		tag, source, mount string
 		ro                 bool
-		user               *spec.ID
+		user               spec.ID
+		owner              uint32
 	}
+	alice, bob := spec.ID{UID: 1000, GID: 1000}, spec.ID{UID: 1001, GID: 100}
 	want := []row{
-		{"workspace", "/home/alice/src/app", "/workspace", false, nil},
-		{"src", "/home/alice/src", "/opt", false, &spec.ID{UID: 1001, GID: 100}},
-		{"store", "/nix/store", "/nix/store", true, &spec.ID{UID: 1000, GID: 1000}},
-		{"data", "/srv/data", "/srv/data", false, &spec.ID{UID: 1001, GID: 100}},
-		{"claude-", "/home/alice/.claude", "/home/alice/.claude", false, nil},
-		{"claude-", "/home/alice/other/.claude", "/opt/deep/er", false, nil},
-		{"a-b-c", "/home/alice/a b,c", "/home/alice/a b,c", true, &spec.ID{UID: 7777, GID: 7777}},
-		{"inner", "/home/alice/src/app/inner", "/home/alice/src/app/inner", false, nil},
+		{"workspace", "/home/alice/src/app", "/workspace", false, alice, 1000},
+		{"src", "/home/alice/src", "/opt", false, bob, 1000},
+		{"store", "/nix/store", "/nix/store", true, alice, 0},
+		{"data", "/srv/data", "/srv/data", false, bob, 0},
+		{"claude-", "/home/alice/.claude", "/home/alice/.claude", false, alice, 1000},
+		{"claude-", "/home/alice/other/.claude", "/opt/deep/er", false, alice, 1000},
+		{"a-b-c", "/home/alice/a b,c", "/home/alice/a b,c", true, spec.ID{UID: 7777, GID: 7777}, 1000},
+		{"inner", "/home/alice/src/app/data", "/home/alice/src/app/inner", false, alice, 1000}, // a link
 	}
 	got := h.VMs[0].Shares
 	if len(got) != len(want) {
@@ -220,8 +222,8 @@ vms:
 	}
 	for i, w := range want {
 		g := got[i]
-		sameUser := (g.User == nil) == (w.user == nil) && (g.User == nil || *g.User == *w.user)
-		if !strings.HasPrefix(g.Tag, w.tag) || g.Source != w.source || g.MountPoint != w.mount || g.ReadOnly != w.ro || !sameUser {
+		served := g.User != nil && *g.User == w.user && g.Owner != nil && *g.Owner == w.owner
+		if !strings.HasPrefix(g.Tag, w.tag) || g.Source != w.source || g.MountPoint != w.mount || g.ReadOnly != w.ro || !served {
 			t.Errorf("share %d: %+v, want %+v", i, g, w)
 		}
 	}
@@ -240,8 +242,8 @@ func TestRootOwnedShares(t *testing.T) {
 			t.Errorf("%s is served as %v, want bob", s.Source, s.User)
 		}
 	}
-	if s := h.VMs[0].Shares[2]; s.User != nil {
-		t.Errorf("%s is not root's, but is served as %v", s.Source, s.User)
+	if s := h.VMs[0].Shares[2]; s.User == nil || *s.User != bob {
+		t.Errorf("%s is bob's, but is served as %v", s.Source, s.User)
 	}
 	for _, yaml := range []string{
 		"vms: {a: {ip: 192.168.83.2, workspace: /srv/rootowned}}",
@@ -249,6 +251,62 @@ func TestRootOwnedShares(t *testing.T) {
 	} {
 		if got := errorOf(t, yaml); !strings.Contains(got, "belongs to root") {
 			t.Errorf("%s: %s", yaml, got)
+		}
+	}
+}
+
+// TestSharesOfRootsFile: bieldd is told as whom to open each folder, and whose
+// it was.
+func TestSharesOfRootsFile(t *testing.T) {
+	h := newFakeHost()
+	h.dirs(spec.ID{UID: 4242, GID: 50}, "/srv/group")
+	h.dirs(spec.ID{UID: 4242}, "/srv/rootsgroup")
+	h.dirs(spec.ID{UID: 1001, GID: 0}, "/srv/bobs")
+	h.dirs(spec.ID{UID: spec.ImageUIDBase, GID: 100}, "/srv/image")
+	file := func(source string) []byte {
+		return []byte("vms: {a: {ip: 192.168.83.2, workspace: ~/src/app, shares: [{source: " + source + "}]}}")
+	}
+	for source, want := range map[string]spec.ID{
+		"/home/bob/src": {UID: 1001, GID: 100}, // the group of bob's account
+		"/srv/bobs":     {UID: 1001, GID: 100},
+		"/srv/group":    {UID: 4242, GID: 50}, // no account: the folder's
+	} {
+		host, err := Parse("f", file(source), h.env())
+		if err != nil {
+			t.Fatalf("%s: %v", source, err)
+		}
+		s := host.VMs[0].Shares[1]
+		if s.User == nil || *s.User != want || s.Owner == nil || *s.Owner != want.UID {
+			t.Errorf("%s: %+v", source, s)
+		}
+	}
+	for source, want := range map[string]string{
+		"/srv/rootsgroup": "shares[0].source: its owner, uid 4242, would serve it in root's group",
+		"/srv/image":      "shares[0].source: uid 1879048192 is in the range that bield keeps",
+	} {
+		if _, err := Parse("f", file(source), h.env()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", source, err)
+		}
+	}
+	env := h.env()
+	env.ByUID = func(uint32) (Account, error) { return Account{}, errPermission }
+	if _, err := Parse("f", []byte("user: {name: bob}\n"+string(file("/home/bob/src"))), env); err == nil || !strings.Contains(err.Error(), "look up its owner, uid 1001") {
+		t.Errorf("no accounts: %v", err)
+	}
+}
+
+// TestSharesOfOthers: who is not root is served as themselves, and bieldd is
+// told nothing of owners.
+func TestSharesOfOthers(t *testing.T) {
+	env := newFakeHost().env()
+	env.Caller, env.Sudo = *env.Sudo, nil
+	host, err := Parse("f", []byte("vms: {a: {ip: 192.168.83.2, workspace: ~/src/app, shares: [{source: /home/bob/.claude}, {source: ~/secret, user: alice}]}}"), env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range host.VMs[0].Shares {
+		if named := s.Source == "/home/alice/secret"; s.Owner != nil || (s.User != nil) != named {
+			t.Errorf("%+v", s)
 		}
 	}
 }

@@ -7,9 +7,13 @@
 //     served as its owner (or the user the share names) and every uid of the
 //     guest becomes that one; the image is served read-only by the root of a
 //     user namespace that maps the image's uids;
-//   - what was checked is what is served: the folder is opened once, its owner
-//     read from the descriptor, and virtiofsd gets that descriptor as its
-//     working directory, not a path;
+//   - what was checked is what is served: the folder is opened once, by a path
+//     without symbolic links and with the rights of the user that the share names,
+//     its owner read from the descriptor and compared with what it was when the
+//     file was read, and virtiofsd gets that descriptor as its working directory,
+//     not a path;
+//   - nothing of the kernel's own file systems is served, and no descriptor of the
+//     daemon's by /proc;
 //   - who is not root shares only what they can open themselves, and is the one
 //     it is served as;
 //   - the socket exists, with its listener, before the VMM starts, so there is

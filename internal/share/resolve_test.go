@@ -24,7 +24,8 @@ func TestResolve(t *testing.T) {
 		return path
 	}
 	own, open, roots := folder("own", owner, 0o700), folder("open", owner, 0o755), folder("roots", 0, 0o755)
-	closed := folder("closed", 0, 0o700)
+	closed, rootsGroup := folder("closed", 0, 0o700), folder("rootsgroup", owner, 0o755)
+	chown(t, rootsGroup, owner, 0)
 	link := filepath.Join(top, "link")
 	if err := os.Symlink(own, link); err != nil {
 		t.Fatal(err)
@@ -33,6 +34,7 @@ func TestResolve(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	uid := func(n uint32) *uint32 { return &n }
 	id := func(n uint32) spec.ID { return spec.ID{UID: n, GID: n} }
 	user := func(n uint32) *spec.ID { u := id(n); return &u }
 	root, me, other, vm := id(0), id(owner), id(vmm), spec.User{ID: id(77777)}
@@ -46,7 +48,17 @@ func TestResolve(t *testing.T) {
 		text   string
 	}{
 		{"root: the owner", spec.Share{Source: own}, root, vm, owner, ""},
-		{"root: the owner behind a link", spec.Share{Source: link}, root, vm, owner, ""},
+		{"root: the owner behind a link", spec.Share{Source: link}, root, vm, 0, "a symbolic link leads there"},
+		{"root: below a link", spec.Share{Source: link + "/below"}, root, vm, 0, "a symbolic link leads there"},
+		{"root: by /proc", spec.Share{Source: "/proc/self/cwd"}, root, vm, 0, "a symbolic link leads there"},
+		{"root: of /proc", spec.Share{Source: "/proc/sys/kernel", ReadOnly: true}, root, vm, 0, "is the kernel's"},
+		{"root: of /sys", spec.Share{Source: "/sys/kernel", ReadOnly: true, User: user(owner)}, root, vm, 0, "is the kernel's"},
+		{"root: the owner it had", spec.Share{Source: own, User: user(owner), Owner: uid(owner)}, root, vm, owner, ""},
+		{"root: another owner than it had", spec.Share{Source: open, User: user(vmm), Owner: uid(vmm)}, root, vm, 0, "belonged to uid 54333"},
+		{"root: root's, with its owner", spec.Share{Source: roots, User: user(owner), Owner: uid(0)}, root, vm, owner, ""},
+		{"root: user in root's group", spec.Share{Source: own, User: &spec.ID{UID: owner}}, root, vm, 0, "nothing serves a guest as root"},
+		{"root: owner in root's group", spec.Share{Source: rootsGroup}, root, vm, 0, "root's group"},
+		{"in root's group", spec.Share{Source: open}, spec.ID{UID: owner}, vm, 0, "root's group"},
 		{"root: root's own", spec.Share{Source: roots}, root, vm, 0, "set `readOnly: true`, or name a `user:`"},
 		{"root: root's own, read-only", spec.Share{Source: roots, ReadOnly: true}, root, vm, 77777, ""},
 		{"root: root's own, read-only, guest of root", spec.Share{Source: roots, ReadOnly: true}, root, rootVM, nobody, ""},
@@ -60,7 +72,7 @@ func TestResolve(t *testing.T) {
 		{"another's, open", spec.Share{Source: open}, other, vm, vmm, ""},
 		{"root's, open", spec.Share{Source: roots}, other, vm, vmm, ""},
 		{"another's, closed", spec.Share{Source: own}, other, vm, 0, "only what you can open yourself"},
-		{"another's, behind a link", spec.Share{Source: link}, other, vm, 0, "only what you can open yourself"},
+		{"another's, behind a link", spec.Share{Source: link}, other, vm, 0, "a symbolic link leads there"},
 		{"as somebody else", spec.Share{Source: open, User: user(owner)}, other, vm, 0, "only root may serve"},
 		{"as root", spec.Share{Source: roots, User: user(0)}, other, vm, 0, "only root may serve"},
 		{"missing", spec.Share{Source: top + "/no"}, root, vm, 0, "no such file"},
@@ -96,7 +108,7 @@ func TestOpenAsLeavesTheProcessAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 50 {
-		if f, err := openAs(dir, spec.ID{UID: owner, GID: ownersGroup}); err == nil {
+		if f, err := openAs(dir, spec.ID{UID: owner, GID: ownersGroup}, nil); err == nil {
 			f.Close()
 			t.Fatal("opened root's folder as another")
 		}

@@ -146,6 +146,9 @@ type Share struct {
 	// User is the host user the share was asked to be served as; nil means
 	// the owner of Source.
 	User *ID `json:"user,omitempty"`
+	// Owner is the uid that Source belonged to when the file was read; nil
+	// means that this is not known. A folder of another's is not served.
+	Owner *uint32 `json:"owner,omitempty"`
 }
 
 // ID is a host user by number.

@@ -5,9 +5,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 )
 
 func ids() (uid, gid uint32) { return uint32(os.Getuid()), uint32(os.Getgid()) }
@@ -89,6 +93,120 @@ func TestHostKeyFollowsNoLink(t *testing.T) {
 	}
 	if got, _ := os.ReadFile(victim); string(got) != "mine" {
 		t.Errorf("a link was written through: %q", got)
+	}
+}
+
+// exchange lets two names change places until stop is called.
+func exchange(t *testing.T, a, b string) (stop func()) {
+	t.Helper()
+	ask, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ask:
+				return
+			default:
+				if err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE); err != nil {
+					t.Errorf("exchange: %v", err)
+					return
+				}
+			}
+		}
+	}()
+	return sync.OnceFunc(func() { close(ask); <-done })
+}
+
+// TestHostKeyWhileItsFolderIsExchanged: the user who owns the VM's folder puts a
+// link in the place of the one below it again and again. Nothing may ever be
+// written where that link leads.
+func TestHostKeyWhileItsFolderIsExchanged(t *testing.T) {
+	uid, gid := ids()
+	base := t.TempDir()
+	target, vm := filepath.Join(base, "target"), filepath.Join(base, "vm")
+	keys, link := filepath.Join(vm, "ssh-host-keys"), filepath.Join(vm, "link")
+	if err := os.Mkdir(target, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := EnsureHostKey(vm, keys, "key", "root@vm", uid, gid); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	stop := exchange(t, keys, link)
+	defer stop()
+	made := 0
+	for range 4000 {
+		if _, err := EnsureHostKey(vm, keys, "key", "root@vm", uid, gid); err == nil {
+			made++
+		}
+		if entries, err := os.ReadDir(target); err != nil || len(entries) > 0 {
+			t.Fatalf("written where the link leads: %v %v", entries, err)
+		}
+	}
+	if made == 0 || made == 4000 {
+		t.Errorf("the exchange was not seen: %d of 4000 keys", made)
+	}
+}
+
+// TestKeyWhileItIsExchangedForAPipe: nothing waits for a writer that never comes.
+func TestKeyWhileItIsExchangedForAPipe(t *testing.T) {
+	uid, gid := ids()
+	path := filepath.Join(t.TempDir(), "me", "id_ed25519")
+	if _, err := EnsureKey(path, "me", uid, gid); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(path+".pipe", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop := exchange(t, path, path+".pipe")
+	defer stop()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for range 4000 {
+			_, _ = EnsureKey(path, "me", uid, gid)
+		}
+	}()
+	select {
+	case <-over:
+	case <-time.After(30 * time.Second):
+		t.Error("waits for a pipe")
+		stop()
+		for _, p := range []string{path, path + ".pipe"} { // lets it go
+			if fd, err := unix.Open(p, unix.O_RDWR|unix.O_NONBLOCK, 0); err == nil {
+				unix.Close(fd)
+			}
+		}
+		<-over
+	}
+}
+
+// TestFolderOfSomebodyElse: a VM's name must not make a present of a folder.
+func TestFolderOfSomebodyElse(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("BIELD_TEST_REQUIRE") == "1" {
+			t.Fatal("needs root to give folders away")
+		}
+		t.Skip("needs root to give folders away")
+	}
+	vm := filepath.Join(t.TempDir(), "src")
+	if err := os.Mkdir(vm, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(vm, 54331, 54331); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := EnsureHostKey(vm, filepath.Join(vm, "ssh-host-keys"), "key", "root@src", 54332, 54332); err == nil || !strings.Contains(err.Error(), vm) {
+		t.Errorf("got %v", err)
+	}
+	info, err := os.Stat(vm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Uid != 54331 {
+		t.Errorf("it was given away: %+v", st)
 	}
 }
 

@@ -2,10 +2,13 @@ package state
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // Environment variables that let several bields stand side by side.
@@ -129,44 +132,38 @@ func (f Folder) Make() error {
 	return nil
 }
 
-// MakeOwned creates a folder that belongs to a user, or gives it to them. A
-// symlink in its place is refused: the user could point it anywhere.
-func MakeOwned(path string, mode os.FileMode, uid, gid uint32) error {
-	if err := makeDir(path, mode); err != nil {
-		return err
-	}
-	if err := os.Lchown(path, int(uid), int(gid)); err != nil {
-		return fmt.Errorf("give %s to uid %d: %w", path, uid, err)
-	}
-	return nil
-}
-
-// makeDir creates path with exactly this mode, whatever the umask is.
+// makeDir makes the folder at path with exactly this mode, whatever the umask
+// is. One that is there already must be as good: nobody else may write in it,
+// nor exchange it.
 func makeDir(path string, mode os.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("make folder for %s: %w", path, err)
-	}
-	err := os.Mkdir(path, mode)
-	if err == nil {
-		err = os.Chmod(path, mode)
-	} else if os.IsExist(err) {
-		err = checkDir(path)
-	}
-	if err != nil {
+	if err := makeTrusted(path, mode); err != nil {
 		return fmt.Errorf("make folder %s: %w", path, err)
 	}
 	return nil
 }
 
-func checkDir(path string) error {
-	info, err := os.Lstat(path)
-	switch {
-	case err != nil:
+func makeTrusted(path string, mode os.FileMode) error {
+	parent, err := openTrusted(filepath.Dir(path))
+	if err != nil {
 		return err
-	case info.Mode()&os.ModeSymlink != 0:
-		return fmt.Errorf("is a symbolic link: replace it by a folder")
-	case !info.IsDir():
-		return fmt.Errorf("is no folder: move it away")
 	}
-	return nil
+	defer parent.Close()
+	at, name := int(parent.Fd()), filepath.Base(path)
+	err = unix.Mkdirat(at, name, uint32(mode.Perm()))
+	switch {
+	case err == nil:
+		return unix.Fchmodat(at, name, uint32(mode.Perm()), 0)
+	case !errors.Is(err, unix.EEXIST):
+		return err
+	}
+	dir, err := openFolder(parent, name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	info, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	return distrust(path, info, false)
 }
