@@ -49,6 +49,7 @@ func newFakeHost() *fakeHost {
 	h.links["/home/alice/src/app/inner"] = "/home/alice/src/app/data"
 	h.links["/home/alice/way"] = "/home/alice/src/app"
 	h.links["/home/alice/state"] = "/var/lib/bield"
+	h.links["/home/alice/bobs"] = "/home/bob/src"
 	return h
 }
 

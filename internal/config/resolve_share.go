@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -158,6 +159,8 @@ func (r *resolver) served(p placed, u spec.User) spec.Share {
 	case p.user != nil:
 	case info.UID == 0:
 		s.User = r.rootShareUser(source, s, u)
+	case len(info.Links) > 0 && info.UID != u.UID && u.UID != 0:
+		r.othersFolder(source, s, info, u)
 	case r.env.Caller.UID == 0:
 		s.User = r.owner(source, info.ID)
 	}
@@ -170,6 +173,20 @@ func (r *resolver) served(p placed, u spec.User) spec.Share {
 		s.Owner = &info.UID
 	}
 	return s
+}
+
+// othersFolder refuses a folder of somebody else than the guest's user that a
+// link leads to: the link may be that user's, and the folder is not theirs to
+// share.
+func (r *resolver) othersFolder(at location, s spec.Share, folder PathInfo, u spec.User) {
+	owner := fmt.Sprintf("uid %d", folder.UID)
+	if a, err := r.env.ByUID(folder.UID); err == nil {
+		owner = brief(a.Name)
+	}
+	if !r.flagged[at.key()] {
+		r.add(at, "%s leads by a link to %s, which belongs to %s and not to the guest's user %s — write %s itself",
+			brief(s.Source), brief(folder.Real), owner, brief(u.Name), brief(folder.Real))
+	}
 }
 
 // owner is the owner of a folder with their primary group: the folder's can be

@@ -318,6 +318,7 @@ func TestSharesThatAGuestCouldTurn(t *testing.T) {
 	for share, want := range map[string]string{
 		"{source: ~/state, mountPoint: /s, readOnly: true}":        "lie in each other",
 		"{source: /home/alice, mountPoint: /s}":                    "write bield's configuration",
+		"{source: ~/bobs, mountPoint: /s}":                         "which belongs to bob and not to the guest's user alice",
 		"{source: /home, mountPoint: /s, user: bob}":               "write bield's configuration",
 		"{source: /home/alice/.config/bield}":                      "write bield's configuration",
 		"{source: /home/bob, mountPoint: /s, user: bob}":           "write bield's configuration in /home/bob/.config/bield",

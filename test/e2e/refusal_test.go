@@ -124,6 +124,7 @@ func TestBroken(t *testing.T) {
 // unreadableHostKey leaves a key that root on the host can read, but nobody
 // who serves the share.
 func unreadableHostKey(t *testing.T, h *host) {
+	h.folder(t, "state/one", guestUID, guestGID)
 	dir := h.folder(t, "state/one/ssh-host-keys", guestUID, guestGID)
 	path := filepath.Join(dir, "ssh_host_ed25519_key")
 	run(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path)
