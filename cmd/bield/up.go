@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -27,6 +29,11 @@ func runUp(ctx context.Context, a *app, names []string) error {
 	if err != nil {
 		return err
 	}
+	// The daemon tells the VMs of one file from another's by its whole path.
+	origin, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", path, err)
+	}
 	d, err := a.daemon(ctx)
 	if err != nil {
 		return err
@@ -34,5 +41,5 @@ func runUp(ctx context.Context, a *app, names []string) error {
 	defer d.Close()
 	p := a.newProgress("up")
 	defer p.close()
-	return d.Up(ctx, api.UpRequest{Host: host, Origin: path, Names: names}, p.show)
+	return d.Up(ctx, api.UpRequest{Host: host, Origin: origin, Names: names}, p.show)
 }

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
+
+	"bield/internal/spec"
+)
+
+// patience is how long a script waits for anything.
+const patience = 15 * time.Second
+
+// commands are what scripts have beside testscript's own: see
+// testdata/script/README.md.
+func commands() map[string]func(*testscript.TestScript, bool, []string) {
+	table := map[string]func(*testscript.TestScript, *host, []string) error{
+		"exits": runExits, "daemon": runDaemon, "end-daemon": runEndDaemon, "await": runAwait,
+		"await-file": runAwaitFile, "slay": runSlay, "clean": runClean, "plain": runPlain, "chown": runChown,
+	}
+	all := map[string]func(*testscript.TestScript, bool, []string){}
+	for name, run := range table {
+		all[name] = func(ts *testscript.TestScript, neg bool, args []string) {
+			if neg {
+				ts.Fatalf("unsupported: ! %s", name)
+			}
+			if err := run(ts, hostOf(ts), args); err != nil {
+				ts.Fatalf("%s: %v", name, err)
+			}
+		}
+	}
+	return all
+}
+
+var errArguments = errors.New("wrong arguments")
+
+// runExits is exec for a command that must end with one exit code.
+func runExits(ts *testscript.TestScript, _ *host, args []string) error {
+	if len(args) < 2 {
+		return errArguments
+	}
+	want, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	err = ts.Exec(args[1], args[2:]...)
+	code := 0
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		code = exit.ExitCode()
+	case err != nil:
+		return err
+	}
+	if code != want {
+		return fmt.Errorf("exit code %d, want %d", code, want)
+	}
+	return nil
+}
+
+func environ(ts *testscript.TestScript) []string {
+	var env []string
+	for _, name := range []string{"PATH", "HOME", "BIELD_RUN_DIR", "BIELD_CACHE_DIR", "http_proxy", "GOCOVERDIR"} {
+		if value := ts.Getenv(name); value != "" {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
+func runDaemon(ts *testscript.TestScript, h *host, args []string) error {
+	return h.startDaemon(environ(ts), filepath.Join(os.Getenv(envInside), "bin", "bieldd"), args...)
+}
+
+func runEndDaemon(_ *testscript.TestScript, h *host, args []string) error {
+	if len(args) != 1 || unix.SignalNum("SIG"+args[0]) == 0 {
+		return errArguments
+	}
+	if pid, err := h.daemonPID(); err != nil || pid == 0 {
+		return fmt.Errorf("no daemon runs: %w", err)
+	}
+	return h.endDaemon(unix.SignalNum("SIG" + args[0]))
+}
+
+// runAwait waits until a VM has one of some states, nothing is left, or there
+// is no daemon.
+func runAwait(_ *testscript.TestScript, h *host, args []string) error {
+	switch {
+	case len(args) == 2:
+		return awaitState(h, args[0], strings.Split(args[1], "|"))
+	case len(args) == 1 && args[0] == "clean":
+		if !waitFor(patience, func() bool { return len(h.leftovers()) == 0 }) {
+			return fmt.Errorf("left: %s", strings.Join(h.leftovers(), "; "))
+		}
+		return nil
+	case len(args) == 1 && args[0] == "no-daemon":
+		return h.awaitDaemonsEnd()
+	}
+	return errArguments
+}
+
+func awaitState(h *host, name string, states []string) error {
+	var last []spec.VMStatus
+	reached := waitFor(patience, func() bool {
+		reply, err := h.client.VMs(context.Background())
+		last = reply.VMs
+		return err == nil && slices.ContainsFunc(last, func(vm spec.VMStatus) bool {
+			return vm.Name == name && slices.Contains(states, string(vm.State))
+		})
+	})
+	if !reached {
+		return fmt.Errorf("%s does not become %s: %+v", name, states, last)
+	}
+	return nil
+}
+
+func runAwaitFile(ts *testscript.TestScript, _ *host, args []string) error {
+	if len(args) != 1 {
+		return errArguments
+	}
+	there := func() bool { _, err := os.Stat(ts.MkAbs(args[0])); return err == nil }
+	if !waitFor(patience, there) {
+		return fmt.Errorf("%s does not appear", args[0])
+	}
+	return nil
+}
+
+// runSlay kills a process that a record names: `vmm VM` or `share VM TAG`.
+func runSlay(_ *testscript.TestScript, h *host, args []string) error {
+	if len(args) < 2 {
+		return errArguments
+	}
+	type id struct{ PID int }
+	var record struct {
+		VMM    *id
+		Shares []struct {
+			Tag     string
+			Process *id
+		}
+	}
+	data, err := os.ReadFile(h.run.Record(args[1]))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, &record); err != nil {
+		return err
+	}
+	victim := record.VMM
+	for _, s := range record.Shares {
+		if args[0] == "share" && len(args) == 3 && s.Tag == args[2] {
+			victim = s.Process
+		}
+	}
+	if victim == nil || args[0] == "share" && victim == record.VMM {
+		return fmt.Errorf("no such process in %s", data)
+	}
+	return unix.Kill(victim.PID, unix.SIGKILL)
+}
+
+func runClean(_ *testscript.TestScript, h *host, _ []string) error {
+	if left := h.leftovers(); len(left) > 0 {
+		return fmt.Errorf("left: %s", strings.Join(left, "; "))
+	}
+	return nil
+}
+
+// runPlain writes a file anew with what differs from run to run replaced:
+// durations by TIME, the script's folder by WORK, and pids by PID.
+func runPlain(ts *testscript.TestScript, h *host, args []string) error {
+	if len(args) != 2 {
+		return errArguments
+	}
+	return os.WriteFile(ts.MkAbs(args[1]), []byte(plainText(ts.ReadFile(args[0]), h.work)), 0o644)
+}
+
+func runChown(ts *testscript.TestScript, _ *host, args []string) error {
+	if len(args) != 2 {
+		return errArguments
+	}
+	id, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	return os.Chown(ts.MkAbs(args[1]), id, id)
+}
+
+// plainText is text without what differs from run to run.
+func plainText(text, work string) string {
+	text = strings.ReplaceAll(text, work, "WORK")
+	for pattern, plain := range map[string]string{`\b\d+(\.\d+)?m?s\b`: "TIME", `\bpid \d+`: "pid PID"} {
+		text = regexp.MustCompile(pattern).ReplaceAllString(text, plain)
+	}
+	return text
+}

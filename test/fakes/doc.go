@@ -1,0 +1,23 @@
+// Package fakes plays the programs that bieldd starts: QEMU with a guest in
+// it, virtiofsd and mmdebstrap. With them every path of CLI, daemon and
+// reconciler runs in milliseconds against the real kernel, and what goes wrong
+// on a bad day can be had at will.
+//
+// It promises that a fake needs of bieldd what the real program needs, and so
+// fails where that one fails: QEMU its listening sockets by descriptor, a tap,
+// an initramfs that it may read, and a virtiofsd behind every share; virtiofsd
+// its listener, and a folder that its user may open; the guest its host key
+// from the share that holds it. A guest lets in who authorized_keys names, and
+// runs their commands in a shell.
+//
+// A fake is the test's own binary under the name of the program that it plays
+// (see Programs), in a folder of one test:
+//
+//	qemu-system-x86_64, virtiofsd, mmdebstrap
+//	plan.json     what is to go wrong; see Plan. It may be missing
+//	net/          mode 1777; IP.sock is where the guest of that address takes
+//	              SSH connections, NAME.hangs says that a guest stands still
+//
+// The folder is found by the program's own path: bieldd passes on no
+// environment.
+package fakes

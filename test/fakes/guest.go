@@ -1,0 +1,209 @@
+package fakes
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"bield/internal/guestconfig"
+	"bield/internal/guestlink"
+)
+
+// guest is the machine inside a fake QEMU.
+type guest struct {
+	name    string
+	plan    Guest
+	config  guestconfig.Config
+	devices map[string]*share
+	netDir  string
+	console *console
+	journal *journal
+	// off takes QEMU's exit code.
+	off  chan int
+	once sync.Once
+
+	mu      sync.Mutex
+	current *guestlink.Session
+	running bool
+	mounts  mounts
+	keys    []string
+}
+
+func newGuest(name string, plan Guest, c guestconfig.Config, devices map[string]*share, netDir string) *guest {
+	return &guest{
+		name: name, plan: plan, config: c, devices: devices, netDir: netDir,
+		console: newConsole(), journal: newJournal(), off: make(chan int, 1),
+		keys: c.User.AuthorizedKeys,
+	}
+}
+
+func (v *guest) isRunning() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.running
+}
+
+// end ends QEMU.
+func (v *guest) end(code int) {
+	v.once.Do(func() { v.off <- code })
+}
+
+// powerOff is the guest's own orderly end.
+func (v *guest) powerOff(why string) {
+	v.console.print("bield-init: power off: " + why)
+	v.journal.note(guestlink.StagePowerOff, guestlink.StateDone, "")
+	v.console.print("reboot: Power down")
+	v.end(0)
+}
+
+func (v *guest) pressButton() {
+	if v.plan.NoButton {
+		v.console.print("button: ignored")
+		return
+	}
+	go v.powerOff("the power button")
+}
+
+// consoleWait is how long the guest waits for somebody to read its console,
+// so that what a test expects there is not lost.
+const consoleWait = 5 * time.Second
+
+// boot goes through the stages of bield-init.
+func (v *guest) boot() {
+	v.console.wait(consoleWait)
+	v.console.print("Linux version 6.1.0-fake (" + v.name + ")")
+	for _, stage := range guestlink.Stages() {
+		if stage == guestlink.StagePowerOff {
+			break
+		}
+		v.journal.note(stage, guestlink.StateStarted, "")
+		if err := v.stage(stage); err != nil {
+			v.console.print(fmt.Sprintf("bield-init: %s: %v", stage, err))
+			v.journal.note(stage, guestlink.StateFailed, err.Error())
+			return
+		}
+		v.console.print("bield-init: " + stage)
+		v.journal.note(stage, guestlink.StateDone, "")
+	}
+	v.mu.Lock()
+	v.running = true
+	v.mu.Unlock()
+}
+
+// stage is one of them, with what the plan has for it.
+func (v *guest) stage(stage string) error {
+	switch {
+	case v.plan.Crash == stage:
+		v.console.print(v.plan.Says)
+		v.end(v.plan.Exit)
+		forever()
+	case v.plan.Hang == stage:
+		v.console.print("bield-init: " + stage + " …")
+		_ = os.WriteFile(filepath.Join(v.netDir, v.name+".hangs"), nil, 0o644)
+		forever()
+	case v.plan.Fail[stage] != "":
+		return fmt.Errorf("%s", v.plan.Fail[stage])
+	case v.plan.Relink == stage:
+		v.relink()
+	}
+	switch stage {
+	case guestlink.StageRoot:
+		return v.mountRoot()
+	case guestlink.StageShares:
+		m, err := mount(v.config, v.devices)
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.mounts = m
+		return err
+	case guestlink.StageHostKeys:
+		_, err := v.file("read", v.config.HostKey, nil)
+		return err
+	case guestlink.StageSSHD:
+		return v.startSSHD()
+	}
+	return nil
+}
+
+// relink ends the session with the host once there is one.
+func (v *guest) relink() {
+	for {
+		v.mu.Lock()
+		s := v.current
+		v.mu.Unlock()
+		if s != nil {
+			_ = s.Close()
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (v *guest) mountRoot() error {
+	if v.config.Root.Disk != "" {
+		return nil
+	}
+	device, ok := v.devices[v.config.Root.Tag]
+	if !ok {
+		return fmt.Errorf("mount /: virtio-fs: tag <%s> not found", v.config.Root.Tag)
+	}
+	_, err := device.do("stat", "etc", nil)
+	return err
+}
+
+// file works on a file of a share by its path in the guest.
+func (v *guest) file(op, path string, data []byte) ([]byte, error) {
+	v.mu.Lock()
+	m := v.mounts
+	v.mu.Unlock()
+	return m.do(op, path, data)
+}
+
+// serveLink serves the host on one connection of the guest link.
+func (v *guest) serveLink(conn net.Conn) {
+	ctx := context.Background()
+	s, err := guestlink.Serve(ctx, conn)
+	if err != nil {
+		return
+	}
+	defer func() { _ = s.Close() }()
+	v.mu.Lock()
+	v.current = s
+	v.mu.Unlock()
+	for {
+		st, err := s.Accept(ctx)
+		if err != nil {
+			return
+		}
+		go func() {
+			defer func() { _ = st.Close() }()
+			v.answer(st)
+		}()
+	}
+}
+
+func (v *guest) answer(st *guestlink.Stream) {
+	switch st.Kind() {
+	case guestlink.KindEvents:
+		v.journal.send(st)
+	case guestlink.KindPowerOff:
+		_ = st.Answer(nil, nil)
+		v.powerOff("the host asked for it")
+	case guestlink.KindAuthorize:
+		var a guestlink.Authorize
+		err := st.Decode(&a)
+		if err == nil {
+			v.mu.Lock()
+			v.keys = a.Keys
+			v.mu.Unlock()
+		}
+		_ = st.Answer(err, nil)
+	case guestlink.KindClock:
+		_ = st.Answer(nil, nil)
+	default:
+		_ = st.Answer(fmt.Errorf("no %q here", st.Kind()), nil)
+	}
+}

@@ -1,0 +1,47 @@
+package fakes
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net"
+)
+
+const qmpGreeting = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "fake"}, "capabilities": ["oob"]}}`
+
+// serveQMP is one conversation of QEMU's monitor.
+func (v *guest) serveQMP(conn net.Conn) {
+	if v.plan.Mute && v.isRunning() {
+		forever()
+	}
+	if _, err := fmt.Fprintf(conn, "%s\r\n", qmpGreeting); err != nil {
+		return
+	}
+	for lines := bufio.NewScanner(conn); lines.Scan(); {
+		var request struct {
+			Execute string          `json:"execute"`
+			ID      json.RawMessage `json:"id"`
+		}
+		if json.Unmarshal(lines.Bytes(), &request) != nil {
+			fmt.Fprint(conn, `{"error": {"class": "GenericError", "desc": "JSON parse error"}}`+"\r\n")
+			continue
+		}
+		answer := fmt.Sprintf(`"error": {"class": "CommandNotFound", "desc": "The command %s has not been found"}`, request.Execute)
+		switch request.Execute {
+		case "qmp_capabilities":
+			answer = `"return": {}`
+		case "query-status":
+			answer = `"return": {"status": "running", "running": true}`
+		case "system_powerdown":
+			// As the real one, which tells of the button before it answers.
+			fmt.Fprint(conn, `{"timestamp": {"seconds": 1, "microseconds": 1}, "event": "POWERDOWN"}`+"\r\n")
+			answer = `"return": {}`
+		}
+		if _, err := fmt.Fprintf(conn, "{%s, \"id\": %s}\r\n", answer, request.ID); err != nil {
+			return
+		}
+		if request.Execute == "system_powerdown" {
+			v.pressButton()
+		}
+	}
+}
