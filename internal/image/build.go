@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -227,9 +226,9 @@ func (b *builder) copyKeyring(path, name string) error {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	data, err := os.ReadFile(filepath.Join(b.in.root, path))
+	data, err := readKeyring(b.in.root, path)
 	if err != nil {
-		return fmt.Errorf("read keyring: %w", err)
+		return err
 	}
 	target := filepath.Join(dir, name)
 	return b.give(target, func() error { return os.WriteFile(target, data, 0o600) })
@@ -339,20 +338,16 @@ func writeFile(path string, data []byte) error {
 }
 
 func readBounded(tree *os.Root, name string, limit int64) ([]byte, error) {
-	// Without O_NONBLOCK the opening of a pipe would wait for its writer.
-	f, err := tree.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := tree.OpenFile(name, openAny, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
+	data, err := readRegular(f, limit)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if !info.Mode().IsRegular() || info.Size() > limit {
-		return nil, fmt.Errorf("%s is no file of at most %d bytes", name, limit)
-	}
-	return io.ReadAll(io.LimitReader(f, limit))
+	return data, nil
 }
 
 // syncFileSystem puts all of an image on disk: after a loss of power a whole

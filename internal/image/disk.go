@@ -73,7 +73,7 @@ func (i Image) runMkfs(ctx context.Context, target string) error {
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.Dir = i.Root()
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"}
-	err := cmd.Run()
+	err := runTied(cmd, nil)
 	switch {
 	case err == nil:
 		return nil

@@ -13,8 +13,8 @@
 // # On disk
 //
 //	STORE/                      0711
-//	  locks/DIGEST              held while DIGEST is built, changed or removed
-//	  logs/DIGEST.log           0600: the output of the last failed build
+//	  locks/DIGEST              held while DIGEST is built, changed or removed; see lastingLock
+//	  logs/DIGEST.log           0600: the output of the last failed build, for a week
 //	  .tmp-DIGEST-RANDOM/       a build or a removal under way; rubbish without its lock
 //	  DIGEST/                   0711
 //	    manifest.json           what it is made from; see Manifest

@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"bield/internal/apt"
 )
@@ -56,12 +59,9 @@ func (in Inputs) Digest() string {
 func archives(root string, sources []apt.Source) ([]Archive, error) {
 	var out []Archive
 	for _, s := range sources {
-		data, err := os.ReadFile(filepath.Join(root, s.Keyring))
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("keyring %s does not exist: install the distribution's archive keyring package or set image.keyring", s.Keyring)
-		}
+		data, err := readKeyring(root, s.Keyring)
 		if err != nil {
-			return nil, fmt.Errorf("read keyring: %w", err)
+			return nil, err
 		}
 		sum := sha256.Sum256(data)
 		out = append(out, Archive{
@@ -70,4 +70,46 @@ func archives(root string, sources []apt.Source) ([]Archive, error) {
 		})
 	}
 	return out, nil
+}
+
+// maxKeyring is many times what distributions ship, some 100 KB.
+const maxKeyring = 1 << 20
+
+// readKeyring reads a keyring. Distributions have links among theirs, so those
+// are followed; the file may be any that the configuration names.
+func readKeyring(root, path string) ([]byte, error) {
+	f, err := os.OpenFile(filepath.Join(root, path), openAny, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("keyring %s does not exist: install the distribution's archive keyring package or set image.keyring", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read keyring: %w", err)
+	}
+	defer f.Close()
+	data, err := readRegular(f, maxKeyring)
+	if err != nil {
+		return nil, fmt.Errorf("keyring %s: %w: set image.keyring to a file of OpenPGP keys", path, err)
+	}
+	return data, nil
+}
+
+// openAny are the flags to open a file of which nothing is known: without
+// O_NONBLOCK the opening of a pipe would wait for its writer.
+const openAny = os.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
+
+// readRegular reads a regular file of at most limit bytes. What says that it is
+// empty is refused: files of /proc do, and may never end.
+func readRegular(f *os.File, limit int64) ([]byte, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() == 0 || info.Size() > limit {
+		return nil, fmt.Errorf("is no file of at most %d bytes", limit)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("is no file of at most %d bytes", limit)
+	}
+	return data, err
 }

@@ -109,16 +109,11 @@ func (b *builder) runLogged(cmd *exec.Cmd, log io.Writer) error {
 	}
 	defer out.Close()
 	cmd.Stdout, cmd.Stderr = in, in
-	err = cmd.Start()
-	_ = in.Close()
-	if err != nil {
-		return err
-	}
 	copied := make(chan error, 1)
 	go func() { copied <- b.follow(out, log) }()
-	// Every process that holds the pipe is in the namespace that ends with
-	// cmd, so the copy ends too.
-	err = cmd.Wait()
+	// Every other process that holds the pipe is in the namespace that ends
+	// with cmd, so the copy ends too.
+	err = runTied(cmd, func() { _ = in.Close() })
 	return errors.Join(err, <-copied)
 }
 

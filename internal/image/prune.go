@@ -56,7 +56,8 @@ type Pruned struct {
 
 // Prune removes every image that keep does not want, of the others each
 // initramfs that was not used for a day, and what failed and interrupted builds
-// left. What another process is at work on is passed over.
+// left; their logs after a week. What another process is at work on is passed
+// over.
 func (s Store) Prune(ctx context.Context, keep func(digest string) bool) (Pruned, error) {
 	var done Pruned
 	images, err := s.List()
@@ -82,8 +83,10 @@ func (s Store) Prune(ctx context.Context, keep func(digest string) bool) (Pruned
 			done.FreedBytes += img.SizeBytes
 		}
 	}
-	done.Leftovers, err = s.sweep(ctx)
-	return done, err
+	if done.Leftovers, err = s.sweep(ctx, keep); err != nil {
+		return done, err
+	}
+	return done, errors.Join(s.pruneNames(ctx, "logs", s.pruneLog), s.pruneNames(ctx, "locks", s.pruneLock))
 }
 
 // initrdRest is how long an initramfs stays that nobody asks for.
@@ -125,7 +128,7 @@ func removeUnused(path string) error {
 }
 
 // sweep clears what is no whole image and what nobody is at work on.
-func (s Store) sweep(ctx context.Context) (int, error) {
+func (s Store) sweep(ctx context.Context, keep func(digest string) bool) (int, error) {
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("list images: %w", err)
@@ -134,6 +137,10 @@ func (s Store) sweep(ctx context.Context) (int, error) {
 	for _, e := range entries {
 		if err := ctx.Err(); err != nil {
 			return cleared, err
+		}
+		// What is wanted may be damaged, but a VM may run from what is left.
+		if digestForm.MatchString(e.Name()) && keep(e.Name()) {
+			continue
 		}
 		done, err := s.sweepOne(e.Name())
 		if err != nil {
@@ -167,6 +174,64 @@ func (s Store) sweepOne(name string) (bool, error) {
 		}
 	}
 	return true, errors.Join(os.RemoveAll(filepath.Join(s.Dir, name)), removeFile(s.logPath(digest)))
+}
+
+// logRest is how long the log of a failed build stays.
+const logRest = 7 * 24 * time.Hour
+
+// pruneNames calls prune for each digest that a folder of the store has a file
+// of, with its lock held. What another process is at work on is passed over.
+func (s Store) pruneNames(ctx context.Context, folder string, prune func(digest string) error) error {
+	entries, err := os.ReadDir(filepath.Join(s.Dir, folder))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("prune %s: %w", folder, err)
+	}
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		digest := strings.TrimSuffix(e.Name(), ".log")
+		if !digestForm.MatchString(digest) {
+			continue
+		}
+		if err := s.pruneName(digest, prune); err != nil {
+			return fmt.Errorf("prune %s: %w", folder, err)
+		}
+	}
+	return nil
+}
+
+func (s Store) pruneName(digest string, prune func(digest string) error) error {
+	lock, err := s.tryLock(digest)
+	if errors.Is(err, errBusy) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	return prune(digest)
+}
+
+// pruneLog removes an old log: what is built has none.
+func (s Store) pruneLog(digest string) error {
+	info, err := os.Lstat(s.logPath(digest))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && time.Since(info.ModTime()) < logRest {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return removeFile(s.logPath(digest))
+}
+
+// pruneLock removes the lock file, which the caller holds, of an image that
+// is not there. Who waits for it sees that its name is gone.
+func (s Store) pruneLock(digest string) error {
+	if _, err := os.Lstat(s.path(digest)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return removeFile(filepath.Join(s.Dir, "locks", digest))
 }
 
 func removeFile(path string) error {

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrNotFound means that the store holds no whole image of that digest.
@@ -76,7 +78,8 @@ func (s Store) make() error {
 	return nil
 }
 
-// Find returns the image of that digest, or ErrNotFound.
+// Find returns the image of that digest, or ErrNotFound where the store has none
+// or only a damaged one.
 func (s Store) Find(digest string) (Image, error) {
 	if !digestForm.MatchString(digest) {
 		return Image{}, fmt.Errorf("image %q: %w", digest, ErrNotFound)
@@ -91,18 +94,34 @@ func (s Store) Find(digest string) (Image, error) {
 	}
 	var m Manifest
 	if err := json.Unmarshal(data, &m); err != nil {
-		return Image{}, fmt.Errorf("image %s: manifest: %w", digest, err)
+		return Image{}, fmt.Errorf("image %s: manifest: %w: %w", digest, err, ErrNotFound)
 	}
 	if m.Version != manifestVersion || m.Digest != digest {
 		return Image{}, fmt.Errorf("image %s: its manifest is of version %d for %q: %w", digest, m.Version, m.Digest, ErrNotFound)
 	}
 	img := Image{Manifest: m, dir: dir, store: s.Dir}
-	for _, part := range []string{img.Kernel(), img.Modules(), filepath.Dir(img.Root())} {
-		if _, err := os.Lstat(part); err != nil {
-			return Image{}, fmt.Errorf("image %s lacks %s: %w", digest, filepath.Base(part), ErrNotFound)
-		}
+	if err := img.whole(); err != nil {
+		return Image{}, fmt.Errorf("image %s: %w", digest, err)
 	}
 	return img, nil
+}
+
+// whole wraps ErrNotFound where a part is missing: somebody cleaned the cache.
+// What the caller may not look at, the root of others' images, counts as there.
+func (i Image) whole() error {
+	for part, kind := range map[string]fs.FileMode{i.Kernel(): 0, i.Modules(): 0, i.Root(): fs.ModeDir} {
+		info, err := os.Lstat(part)
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+			return fmt.Errorf("lacks %s: %w", filepath.Base(part), ErrNotFound)
+		case err != nil:
+			return err
+		case info.Mode().Type() != kind:
+			return fmt.Errorf("its %s is of another kind: %w", filepath.Base(part), ErrNotFound)
+		}
+	}
+	return nil
 }
 
 // List returns all whole images, the oldest first.

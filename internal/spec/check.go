@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 )
@@ -28,11 +29,19 @@ const (
 	MaxNameservers = 3
 	// MaxInterfaceName is IFNAMSIZ without its final NUL (linux/if.h).
 	MaxInterfaceName = 15
-	minPrefixBits    = 8
-	maxPrefixBits    = 30
-	maxPackages      = 2000
-	maxKeys          = 256
-	maxKeyBytes      = 16 << 10
+	// MaxVMs bounds what one host is asked to look at.
+	MaxVMs = 1024
+	// MaxProblems is how many Check lists; what is beyond is counted.
+	MaxProblems = 200
+	// maxNameBytes is the length of a label (RFC 1035, section 2.3.4).
+	maxNameBytes = 63
+	// maxMessageBytes bounds what a problem repeats of a stranger's text.
+	maxMessageBytes = 1 << 10
+	minPrefixBits   = 8
+	maxPrefixBits   = 30
+	maxPackages     = 2000
+	maxKeys         = 256
+	maxKeyBytes     = 16 << 10
 	// maxSystemUID is the last of the ids that Debian assigns statically
 	// (Debian policy 9.2.2).
 	maxSystemUID = 99
@@ -49,23 +58,65 @@ type Problem struct {
 
 func (p Problem) String() string { return strings.Join(p.Path, ".") + ": " + p.Message }
 
-// Check holds h to every rule that needs no I/O and returns all that it
-// breaks; none means that the host may be applied as far as h alone can tell.
-// It takes any value, also one that a stranger made.
+// Check holds h to every rule that needs no I/O and returns what it breaks;
+// none means that the host may be applied as far as h alone can tell. It takes
+// any value, also one that a stranger made: its work grows with the size of h
+// and no faster. Of more than MaxProblems problems a last one says how many
+// there are, and of more than MaxVMs VMs it says only that.
 func Check(h Host) []Problem {
-	c := &checker{host: h}
+	c := newChecker(h)
+	if len(h.VMs) > MaxVMs {
+		c.add(location{"vms"}, "%d VMs are too many — keep to %d", len(h.VMs), MaxVMs)
+		return c.problems
+	}
 	c.checkHost()
 	c.checkNames()
 	for i := range h.VMs {
-		c.checkVM(&h.VMs[i])
+		// Each problem of a VM repeats its name.
+		if len(h.VMs[i].Name) <= maxNameBytes {
+			c.checkVM(&h.VMs[i])
+		}
 	}
 	c.checkUnique()
-	return c.problems
+	return c.all()
 }
 
 type checker struct {
 	host     Host
 	problems []Problem
+	omitted  int
+	// What all VMs are held against is made once; stateDir is "" where it is
+	// itself at fault.
+	stateDir        string
+	usedIPs         map[netip.Addr]bool
+	usedMACs        map[string]bool
+	suggestIP       func() string
+	tagForm         *regexp.Regexp
+	packageNameForm *regexp.Regexp
+}
+
+func newChecker(h Host) *checker {
+	c := &checker{host: h, usedIPs: map[netip.Addr]bool{}, usedMACs: map[string]bool{}}
+	for i := range h.VMs[:min(len(h.VMs), MaxVMs)] {
+		c.usedIPs[h.VMs[i].IP], c.usedMACs[h.VMs[i].MAC] = true, true
+	}
+	if stateDirProblem(h.StateDir) == "" {
+		c.stateDir = h.StateDir
+	}
+	c.suggestIP = sync.OnceValue(c.freeIP)
+	c.tagForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+	// Debian policy 5.6.7, without a final "-", which apt takes as "remove".
+	c.packageNameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{0,126}[a-z0-9+.]$`)
+	return c
+}
+
+// all is what was found and how much more there is.
+func (c *checker) all() []Problem {
+	if c.omitted == 0 {
+		return c.problems
+	}
+	message := fmt.Sprintf("and %d problems more — mend those listed first", c.omitted)
+	return append(c.problems, Problem{Path: location{"vms"}, Message: message})
 }
 
 type location []string
@@ -75,7 +126,15 @@ func (l location) to(parts ...string) location { return append(slices.Clip(l), p
 func vmAt(v *VM) location { return location{"vms", v.Name} }
 
 func (c *checker) add(at location, format string, args ...any) {
-	c.problems = append(c.problems, Problem{Path: at, Message: fmt.Sprintf(format, args...)})
+	if len(c.problems) == MaxProblems {
+		c.omitted++
+		return
+	}
+	message := fmt.Sprintf(format, args...)
+	if len(message) > maxMessageBytes {
+		message = strings.ToValidUTF8(message[:maxMessageBytes], "") + "…"
+	}
+	c.problems = append(c.problems, Problem{Path: at, Message: message})
 }
 
 // say adds a problem unless message is empty.
@@ -154,7 +213,7 @@ func (c *checker) checkNames() {
 	for i := range c.host.VMs {
 		v := &c.host.VMs[i]
 		if seen[v.Name] {
-			c.add(vmAt(v), "two VMs are named %q — rename one", v.Name)
+			c.add(vmAt(v), "two VMs are named %.80q — rename one", v.Name)
 		}
 		seen[v.Name] = true
 		c.say(vmAt(v), NameProblem(v.Name))
@@ -166,7 +225,7 @@ func (c *checker) checkNames() {
 func NameProblem(name string) string {
 	const write = "use at most 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
 	switch {
-	case len(name) > 63:
+	case len(name) > maxNameBytes:
 		return fmt.Sprintf("the name has %d characters — %s", len(name), write)
 	case !regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`).MatchString(name):
 		return fmt.Sprintf("%q is no host name — %s", name, write)
@@ -257,18 +316,14 @@ func broadcast(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-// suggestIP looks at one address more than there are VMs, so it ends.
-func (c *checker) suggestIP() string {
+// freeIP looks at one address more than there are VMs, so it ends.
+func (c *checker) freeIP() string {
 	if subnetProblem(c.host.Subnet) != "" {
 		return "write for example 192.168.83.2"
 	}
-	used := map[netip.Addr]bool{}
-	for _, v := range c.host.VMs {
-		used[v.IP] = true
-	}
 	last := broadcast(c.host.Subnet)
 	for a := c.host.Gateway().Next(); a.Less(last); a = a.Next() {
-		if !used[a] {
+		if !c.usedIPs[a] {
 			return fmt.Sprintf("%s is free", a)
 		}
 	}
@@ -305,6 +360,9 @@ func (c *checker) checkUnique() {
 	ips, macs, taps := map[netip.Addr]string{}, map[string]string{}, map[string]string{}
 	for i := range c.host.VMs {
 		v := &c.host.VMs[i]
+		if len(v.Name) > maxNameBytes {
+			continue // it needs another name first
+		}
 		if other, twice := ips[v.IP]; twice && v.IP.IsValid() {
 			c.add(vmAt(v).to("ip"), "%s is also the IP of the VM %q — %s", v.IP, other, c.suggestIP())
 		}
@@ -319,14 +377,13 @@ func (c *checker) checkUnique() {
 	}
 }
 
+// freeMAC gives up where a stranger has taken all that it tries.
 func (c *checker) freeMAC(name string) string {
-	used := map[string]bool{}
-	for _, v := range c.host.VMs {
-		used[v.MAC] = true
-	}
-	for n := 1; ; n++ {
-		if mac := DerivedMAC(name + "-" + strconv.Itoa(n)); !used[mac] || n > math.MaxUint16 {
-			return mac
+	mac := ""
+	for n := range 16 {
+		if mac = DerivedMAC(name + "-" + strconv.Itoa(n+1)); !c.usedMACs[mac] {
+			break
 		}
 	}
+	return mac
 }

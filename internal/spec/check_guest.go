@@ -124,10 +124,8 @@ func (c *checker) checkImage(at location, m Image) {
 		c.add(at.to("packages"), "%d packages are too many — keep to %d", len(m.Packages), maxPackages)
 		return
 	}
-	// Debian policy 5.6.7, without a final "-", which apt takes as "remove".
-	name := regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{0,126}[a-z0-9+.]$`)
 	for i, p := range m.Packages {
-		if !name.MatchString(p) {
+		if !c.packageNameForm.MatchString(p) {
 			c.add(at.to("packages", strconv.Itoa(i)), "%q is no Debian package name — use lower-case letters, digits, + - and .", p)
 		}
 	}
@@ -190,11 +188,11 @@ func (c *checker) checkSource(at location, source string) {
 		c.say(at, m)
 		return
 	}
-	state := c.host.StateDir
+	state := c.stateDir
 	switch {
 	case within(source, "/proc") || within(source, "/sys") || within(source, "/dev"):
 		c.add(at, "%q is the kernel's — share a folder of files", source)
-	case path.IsAbs(state) && (within(source, state) || within(state, source)):
+	case state != "" && (within(source, state) || within(state, source)):
 		c.add(at, "%q and the state folder %s lie in each other: a guest would see bield's keys — share another folder", source, state)
 	}
 }
@@ -205,7 +203,7 @@ func (c *checker) checkTag(at location, s Share, twice bool) {
 		c.add(at, "is empty — write a short name")
 	case len(s.Tag) > MaxTagBytes:
 		c.add(at, "%q has %d bytes, virtio-fs allows %d — shorten it", s.Tag, len(s.Tag), MaxTagBytes)
-	case !regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`).MatchString(s.Tag):
+	case !c.tagForm.MatchString(s.Tag):
 		c.add(at, "%q is no tag — use letters, digits, - _ and .", s.Tag)
 	case s.Tag == RootTag || s.Tag == HostKeysTag:
 		c.add(at, "%q is bield's own — choose another tag", s.Tag)
