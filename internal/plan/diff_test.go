@@ -43,13 +43,13 @@ func TestDiffGoldens(t *testing.T) {
 		want []spec.VM
 		have spec.Observed
 	}{
-		"first":        {[]spec.VM{vm}, spec.Observed{}},
-		"second":       {[]spec.VM{vm, disk}, up},
-		"nothing":      {[]spec.VM{vm}, up},
-		"last-goes":    {nil, up},
-		"share-lost":   {[]spec.VM{vm}, spec.Observed{Bridge: spec.Partial, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{vm.Name: lostShare}}},
+		"first":         {[]spec.VM{vm}, spec.Observed{}},
+		"second":        {[]spec.VM{vm, disk}, up},
+		"nothing":       {[]spec.VM{vm}, up},
+		"last-goes":     {nil, up},
+		"share-lost":    {[]spec.VM{vm}, spec.Observed{Bridge: spec.Partial, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{vm.Name: lostShare}}},
 		"rules-flushed": {[]spec.VM{vm}, spec.Observed{Bridge: spec.Present, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{vm.Name: open}}},
-		"not-yet-seen": {[]spec.VM{vm}, spec.Observed{Bridge: spec.Present, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{vm.Name: unseen}}},
+		"not-yet-seen":  {[]spec.VM{vm}, spec.Observed{Bridge: spec.Present, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{vm.Name: unseen}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var lines strings.Builder
