@@ -14,7 +14,14 @@ group() { # NAME COMMAND…
   summary+=$(printf '%-28s %5ds  %s' "$name" $((SECONDS - began)) "$result")$'\n'
 }
 
-group "formatting and vet" bash -c 'test -z "$(gofmt -l cmd internal test | tee /dev/stderr)" && go vet ./...'
+formatted() {
+  local files
+  files=$(gofmt -l cmd internal test) || return
+  [ -z "$files" ] || { echo "gofmt these: $files"; return 1; }
+}
+
+group "formatting" formatted
+group "vet" go vet ./...
 group "rooms and CLI scripts" bash -c 'go test $(go list ./... | grep -v /test/e2e)'
 group "real VMs" go test -v -count=1 -timeout 40m ./test/e2e
 
