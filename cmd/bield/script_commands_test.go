@@ -137,7 +137,8 @@ func runAwaitFile(ts *testscript.TestScript, _ *host, args []string) error {
 	return nil
 }
 
-// runSlay kills a process that a record names: `vmm VM` or `share VM TAG`.
+// runSlay kills a process that a record names, `vmm VM` or `share VM TAG`, and
+// waits for its end.
 func runSlay(_ *testscript.TestScript, h *host, args []string) error {
 	if len(args) < 2 {
 		return errArguments
@@ -166,7 +167,18 @@ func runSlay(_ *testscript.TestScript, h *host, args []string) error {
 	if victim == nil || args[0] == "share" && victim == record.VMM {
 		return fmt.Errorf("no such process in %s", data)
 	}
-	return unix.Kill(victim.PID, unix.SIGKILL)
+	fd, err := unix.PidfdOpen(victim.PID, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+		return err
+	}
+	if !ends(fd, patience) {
+		return fmt.Errorf("process %d does not end", victim.PID)
+	}
+	return nil
 }
 
 func runClean(_ *testscript.TestScript, h *host, _ []string) error {

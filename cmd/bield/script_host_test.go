@@ -16,17 +16,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"bield/internal/api/client"
 	"bield/internal/state"
 	"bield/test/fakes"
 )
-
-// guests is the subnet of the scripts' VMs.
-const guests = "192.168.83.0/24"
 
 // host is the machine of one script: namespaces of its own, a run directory,
 // and the programs that its bieldd finds.
@@ -107,36 +102,15 @@ func (h *host) enter() error {
 	if h.mounts, err = os.Readlink("/proc/thread-self/ns/mnt"); err != nil {
 		return err
 	}
-	if err := routeGuests(); err != nil {
+	if err := fakes.RouteGuests(); err != nil {
 		return fmt.Errorf("route to the guests: %w", err)
 	}
 	if h.ssh, err = net.Listen("tcp4", ":22"); err != nil {
 		return err
 	}
 	go h.bringSSH()
-	h.before, err = settings()
+	h.before, err = fakes.Settings()
 	return err
-}
-
-// routeGuests makes every address of the guests this host's own, by a route of
-// the local table: an address on an interface, or a route of the main table,
-// would be in the bridge's way.
-func routeGuests() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	if err := netlink.LinkSetUp(lo); err != nil {
-		return err
-	}
-	_, subnet, err := net.ParseCIDR(guests)
-	if err != nil {
-		return err
-	}
-	return netlink.RouteAdd(&netlink.Route{
-		LinkIndex: lo.Attrs().Index, Dst: subnet, Table: unix.RT_TABLE_LOCAL,
-		Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST,
-	})
 }
 
 // bringSSH takes each SSH connection to the fake guest of its address.
@@ -169,32 +143,6 @@ func (h *host) bring(conn net.Conn) {
 		}()
 	}
 	<-ended
-}
-
-// settings is what bield may change of this thread's machine.
-func settings() (map[string]string, error) {
-	found := map[string]string{}
-	links, err := netlink.LinkList()
-	if err != nil {
-		return nil, err
-	}
-	for _, link := range links {
-		found["link "+link.Attrs().Name] = link.Type()
-	}
-	nft, err := nftables.New()
-	if err != nil {
-		return nil, err
-	}
-	tables, err := nft.ListTables()
-	if err != nil {
-		return nil, err
-	}
-	for _, table := range tables {
-		found[fmt.Sprintf("table %s of family %d", table.Name, table.Family)] = "there"
-	}
-	forward, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
-	found["ip_forward"] = strings.TrimSpace(string(forward))
-	return found, err
 }
 
 // processes lists what lives in the script's mount namespace.
@@ -235,7 +183,7 @@ func (h *host) killAll() {
 // leftovers names what is there beside the daemon with its socket and logs.
 func (h *host) leftovers() []string {
 	var left []string
-	now, err := settings()
+	now, err := fakes.Settings()
 	if err != nil {
 		return []string{err.Error()}
 	}
@@ -250,7 +198,7 @@ func (h *host) leftovers() []string {
 			left = append(left, fmt.Sprintf("process %d %s", p.pid, p.command))
 		}
 	}
-	_ = filepath.WalkDir(h.run.Dir, func(path string, d os.DirEntry, err error) error {
+	_ = filepath.WalkDir(h.run.Dir, func(path string, _ os.DirEntry, err error) error {
 		name, _ := filepath.Rel(h.run.Dir, path)
 		own := strings.HasPrefix(name, "bieldd.") || slices.Contains([]string{".", "records", "vms", "state.json"}, name)
 		if err == nil && !own {

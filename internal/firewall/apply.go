@@ -151,12 +151,15 @@ func list(conn *nftables.Conn) (map[nftables.TableFamily]found, error) {
 	return present, nil
 }
 
+// ErrForeign says that a table has bield's name and somebody else's marker.
+var ErrForeign = errors.New("is not this bield's")
+
 func checkForeign(present map[nftables.TableFamily]found, owner string) error {
 	var errs []error
 	for _, f := range families() {
 		if t, there := present[f]; there && !t.ownedBy(owner) {
-			errs = append(errs, fmt.Errorf("nftables table %s %s is not this bield's (it has no chain %s): if no other bield uses this network namespace, remove it with `nft delete table %s %s`",
-				family(f), tableName, marker(owner), family(f), tableName))
+			errs = append(errs, fmt.Errorf("nftables table %s %s %w (it has no chain %s): if no other bield uses this network namespace, remove it with `nft delete table %s %s`",
+				family(f), tableName, ErrForeign, marker(owner), family(f), tableName))
 		}
 	}
 	return errors.Join(errs...)

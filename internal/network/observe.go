@@ -53,6 +53,9 @@ func Observe(owner string) (Links, error) {
 	for _, l := range all {
 		if (Bridge{Name: l.Attrs().Name, Owner: owner}).owns(l) {
 			status, err := observeBridge(l)
+			if err != nil && vanished(l) {
+				continue
+			}
 			if err != nil {
 				return Links{}, err
 			}
@@ -60,6 +63,9 @@ func Observe(owner string) (Links, error) {
 		}
 		if tun, ok := l.(*netlink.Tuntap); ok && (Tap{Owner: owner}).owns(l) {
 			status, err := observeTap(tun, names)
+			if err != nil && vanished(l) {
+				continue
+			}
 			if err != nil {
 				return Links{}, err
 			}
@@ -67,6 +73,12 @@ func Observe(owner string) (Links, error) {
 		}
 	}
 	return found, nil
+}
+
+// vanished says that a link was deleted since it was listed.
+func vanished(link netlink.Link) bool {
+	now, err := find(link.Attrs().Name)
+	return err == nil && (now == nil || now.Attrs().Index != link.Attrs().Index)
 }
 
 func observeBridge(link netlink.Link) (BridgeStatus, error) {

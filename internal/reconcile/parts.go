@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"bield/internal/firewall"
 	"bield/internal/image"
 	"bield/internal/network"
 	"bield/internal/process"
@@ -126,7 +127,11 @@ func (j *job) setFirewall(ctx context.Context) error {
 
 func (j *job) clearFirewall(ctx context.Context) error {
 	_ = j.drop(func(r *Record) { r.Firewall = false })
-	return j.e.syncFirewall(ctx)
+	err := j.e.syncFirewall(ctx)
+	if errors.Is(err, firewall.ErrForeign) {
+		return nil // then there is nothing of ours to take away
+	}
+	return err
 }
 
 func (j *job) tap() network.Tap {

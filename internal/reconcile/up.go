@@ -111,9 +111,10 @@ func (j *job) mend(ctx context.Context, steps []plan.Step) error {
 // undo takes back what a failed start has made, and returns the error to tell.
 func (j *job) undo(ctx context.Context, err error) error {
 	j.e.Log.Warn("start failed", "vm", j.vm.Name, "error", err)
-	j.e.setState(j.m, spec.StateDown, "")
+	j.e.setState(j.m, spec.StateStopping, "")
 	undoErr := j.e.takeBack(ctx, j.m, j.show)
 	if undoErr == nil {
+		j.e.setState(j.m, spec.StateDown, "")
 		return err
 	}
 	j.e.setState(j.m, spec.StateFailed, "left over of a failed start: "+undoErr.Error())

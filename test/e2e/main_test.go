@@ -157,10 +157,16 @@ func daemonPID(bin, run string) (int, error) {
 // leftRunning kills what the tests left behind and calls it a failure.
 func leftRunning() error {
 	var left []string
-	for _, p := range processes() {
-		if p.parent == os.Getpid() && !zombie(p.pid) {
-			left = append(left, fmt.Sprintf("%d %s", p.pid, p.command))
-			_ = syscall.Kill(p.pid, syscall.SIGKILL)
+	// What a killed process leaves becomes ours in turn.
+	for found := true; found; {
+		found = false
+		for _, p := range processes() {
+			if p.parent == os.Getpid() && !zombie(p.pid) {
+				left = append(left, fmt.Sprintf("%d %s", p.pid, p.command))
+				_ = syscall.Kill(p.pid, syscall.SIGKILL)
+				_, _ = syscall.Wait4(p.pid, nil, 0, nil)
+				found = true
+			}
 		}
 	}
 	if len(left) > 0 {

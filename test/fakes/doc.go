@@ -10,6 +10,9 @@
 // from the share that holds it. A guest lets in who authorized_keys names, and
 // runs their commands in a shell.
 //
+// RouteGuests and Settings are the network around them: a namespace of the
+// test's own, in which the real bieldd makes real links and rules.
+//
 // A fake is the test's own binary under the name of the program that it plays
 // (see Programs), in a folder of one test:
 //
