@@ -153,7 +153,7 @@ func arrived(t *testing.T, fd int, mark string, wait time.Duration) bool {
 // dropped sums what the deny rules of a chain have counted.
 func dropped(t *testing.T, owner, family, chain string) uint64 {
 	t.Helper()
-	state, err := Observe(owner)
+	state, err := Observe(t.Context(), owner)
 	must(t, err)
 	var sum uint64
 	for _, table := range state.tables {

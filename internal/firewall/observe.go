@@ -39,8 +39,8 @@ func (s State) Matches(c Config) bool {
 }
 
 // Observe reads the owner's tables from the kernel.
-func Observe(owner string) (State, error) {
-	conn, err := connect(context.Background())
+func Observe(ctx context.Context, owner string) (State, error) {
+	conn, err := connect(ctx)
 	if err != nil {
 		return State{}, err
 	}

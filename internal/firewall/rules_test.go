@@ -58,7 +58,7 @@ func TestGolden(t *testing.T) {
 
 func wantState(t *testing.T, c Config, matches bool) {
 	t.Helper()
-	state, err := Observe(c.Owner)
+	state, err := Observe(t.Context(), c.Owner)
 	must(t, err)
 	if !state.Present || state.Partial || len(state.Foreign) > 0 {
 		t.Errorf("state %+v", state)
@@ -84,7 +84,7 @@ func TestSetObserveRemove(t *testing.T) {
 		return
 	}
 	c := testConfig()
-	state, err := Observe(c.Owner)
+	state, err := Observe(t.Context(), c.Owner)
 	must(t, err)
 	if state.Present || state.Partial || state.Matches(c) {
 		t.Errorf("state of an empty namespace: %+v", state)
@@ -143,7 +143,7 @@ func TestMatches(t *testing.T) {
 	must(t, err)
 	conn.DelTable(bridge)
 	must(t, conn.Flush())
-	state, err := Observe(c.Owner)
+	state, err := Observe(t.Context(), c.Owner)
 	must(t, err)
 	if state.Present || !state.Partial || state.Matches(c) {
 		t.Errorf("state with one table gone: %+v", state)
@@ -168,7 +168,7 @@ func TestForeignTables(t *testing.T) {
 
 			wantError(t, Set(t.Context(), c), name, "nft delete table "+name)
 			must(t, Remove(t.Context(), c.Owner))
-			state, err := Observe(c.Owner)
+			state, err := Observe(t.Context(), c.Owner)
 			must(t, err)
 			if state.Present || state.Partial || !slices.Equal(state.Foreign, []string{name}) {
 				t.Errorf("state %+v", state)
@@ -248,7 +248,7 @@ func TestUnprivileged(t *testing.T) {
 	c := testConfig()
 	wantError(t, Set(t.Context(), c), "root", "CAP_NET_ADMIN")
 	wantError(t, Remove(t.Context(), c.Owner), "root", "CAP_NET_ADMIN")
-	_, err := Observe(c.Owner)
+	_, err := Observe(t.Context(), c.Owner)
 	wantError(t, err, "root", "CAP_NET_ADMIN")
 }
 

@@ -60,7 +60,7 @@ func placeOf(fd int) (place, error) {
 		if err := unix.Fstatfs(fd, &fs); err != nil {
 			return place{}, fmt.Errorf("statfs: %w", err)
 		}
-		p.kind = int64(fs.Type)
+		p.kind = fs.Type
 	}
 	return p, nil
 }

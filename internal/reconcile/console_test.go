@@ -85,7 +85,8 @@ func TestConsoleFollow(t *testing.T) {
 	line := strings.Repeat("y", 32<<10)
 	for i := range 80 {
 		_, _ = c.Write([]byte(line))
-		for out.total(t) < (i+1)*len(line) {
+		for read := 0; read < (i+1)*len(line); {
+			read = out.total(t)
 		}
 	}
 	c.Close()

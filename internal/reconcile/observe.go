@@ -61,7 +61,7 @@ func (e *Engine) bridgeStands(record HostRecord) (bool, error) {
 
 // observeVM says what of one VM is there: its record names the resources, the
 // kernel says which of them live. It needs m.busy.
-func (e *Engine) observeVM(m *machine) (spec.ObservedVM, error) {
+func (e *Engine) observeVM(ctx context.Context, m *machine) (spec.ObservedVM, error) {
 	e.mu.Lock()
 	record, r := m.record, m.run
 	e.mu.Unlock()
@@ -82,7 +82,7 @@ func (e *Engine) observeVM(m *machine) (spec.ObservedVM, error) {
 	have.Tap = part(record.Tap, slices.ContainsFunc(links.Taps, func(t network.TapStatus) bool {
 		return t.Name == record.VM.Tap() && t.Bridge == bridge
 	}))
-	rules, err := firewall.Observe(e.Run.Owner())
+	rules, err := firewall.Observe(ctx, e.Run.Owner())
 	if err != nil {
 		return have, err
 	}

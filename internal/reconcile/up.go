@@ -63,7 +63,7 @@ func (e *Engine) up(ctx context.Context, caller Caller, host spec.Host, vm spec.
 	if err := j.prepare(ctx); err != nil {
 		return fmt.Errorf("%s: %w", vm.Name, err)
 	}
-	have, err := e.observeVM(m)
+	have, err := e.observeVM(ctx, m)
 	if err != nil {
 		return fmt.Errorf("%s: %w", vm.Name, err)
 	}
@@ -211,7 +211,7 @@ func (e *Engine) takeBack(ctx context.Context, m *machine, show func(Progress)) 
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout+record.VM.StopTimeout)
 	defer cancel()
-	have, err := e.observeVM(m)
+	have, err := e.observeVM(ctx, m)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package share
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -41,8 +42,12 @@ func isDev(dir *os.File) (bool, error) {
 	if err := unix.Fstat(int(dir.Fd()), &here); err != nil {
 		return false, fmt.Errorf("look at %s: %w", dir.Name(), err)
 	}
-	if unix.Stat("/dev", &dev) != nil || unix.Stat("/", &root) != nil {
+	err := errors.Join(unix.Stat("/dev", &dev), unix.Stat("/", &root))
+	if errors.Is(err, unix.ENOENT) {
 		return false, nil // a host without /dev has none to share
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at /dev: %w", err)
 	}
 	return here.Dev == dev.Dev && dev.Dev != root.Dev, nil
 }
