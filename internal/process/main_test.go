@@ -41,8 +41,6 @@ func play(part string, args []string) {
 		os.Exit(7)
 	case "handle":
 		playHandle(args)
-	case "handle-room":
-		playHandleRoom()
 	}
 }
 

@@ -143,9 +143,12 @@ func notifGiveFD(listener int, id uint64, fd int, flags uint32) error {
 	}))
 }
 
-// notifSucceed answers with 0.
-func notifSucceed(listener int, id uint64) error {
-	return ioctlPointer(listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&seccompNotifResp{id: id}))
+// notifContinue lets the kernel carry the call out. The program may change its
+// arguments meanwhile, so this must not guard anything.
+func notifContinue(listener int, id uint64) error {
+	return ioctlPointer(listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&seccompNotifResp{
+		id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE,
+	}))
 }
 
 func notifFail(listener int, id uint64, errno unix.Errno) error {
