@@ -1,12 +1,10 @@
 package process
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"os"
 	"strconv"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,15 +18,17 @@ type handleServer struct {
 	uid uint32
 	// idMap, if set, is whose files are opened, for reading only.
 	idMap *IDMap
-	// pidfds of the processes that asked, by thread.
-	pidfds map[uint32]int
+	seal  handleSeal
+	// askers are the processes that asked, by thread.
+	askers map[uint32]asker
 }
 
-// maxPidfds bounds the cache; virtiofsd asks from one thread or a small pool.
-const maxPidfds = 64
-
-// fileHandle limits of linux/exportfs.h.
-const maxHandleBytes = 128
+// Of linux/exportfs.h and linux/fcntl.h: the largest handle, and what stands
+// before its bytes, their number and its type.
+const (
+	maxHandleBytes = 128
+	handleHeader   = 8
+)
 
 // openFlags are those of open(2) that are passed on when a handle is opened for
 // use. O_CLOEXEC is the caller's descriptor's.
@@ -54,37 +54,74 @@ func (s *handleServer) serve() error {
 
 // answer never fails: if the answer can't be given, nobody waits for it.
 func (s *handleServer) answer(n *seccompNotif) {
+	var err error
 	if n.data.nr == unix.SYS_NAME_TO_HANDLE_AT {
-		if s.mayUse(n) {
-			_ = notifContinue(s.listener, n.id)
-		} else {
-			_ = notifFail(s.listener, n.id, unix.EOPNOTSUPP)
-		}
-		return
+		err = s.answerName(n)
+	} else {
+		err = s.answerOpen(n)
 	}
-	fd, err := s.open(n)
-	if err == nil {
-		defer unix.Close(fd)
-		err = notifGiveFD(s.listener, n.id, fd, uint32(n.data.args[2])&unix.O_CLOEXEC)
-		if err == nil || errors.Is(err, unix.ENOENT) {
-			return
-		}
+	if err != nil {
+		_ = notifFail(s.listener, n.id, errnoOf(err))
 	}
-	_ = notifFail(s.listener, n.id, errnoOf(err))
 }
 
-// mayUse says whether a handle of the file would be any use. virtiofsd keeps a
-// descriptor for a file that has none. This guards nothing.
-func (s *handleServer) mayUse(n *seccompNotif) bool {
-	const flagsArgument = 4
-	if n.data.args[flagsArgument]&unix.AT_EMPTY_PATH == 0 {
-		return true
-	}
-	fd, err := s.copyFD(n.pid, int(int32(n.data.args[0])))
+// answerName answers name_to_handle_at(fd, "", handle, mount_id, AT_EMPTY_PATH),
+// and no other: what a path means is the program's to know.
+func (s *handleServer) answerName(n *seccompNotif) error {
+	fd, path, handle, mountID, flags := n.data.args[0], n.data.args[1], n.data.args[2], n.data.args[3], n.data.args[4]
+	a, err := s.asker(n)
 	if err != nil {
-		return true
+		return err
 	}
-	defer unix.Close(fd)
+	first := make([]byte, 1)
+	if err := a.read(path, first); err != nil {
+		return err
+	}
+	if first[0] != 0 || uint32(flags) != unix.AT_EMPTY_PATH {
+		return unix.EOPNOTSUPP
+	}
+	copied, err := a.copyFD(fd)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(copied)
+	sealed, mount, err := s.issue(copied)
+	if err != nil {
+		return err
+	}
+	if !notifValid(s.listener, n.id) {
+		return unix.ESRCH
+	}
+	err = a.writeHandle(handle, sealed)
+	if err == nil || errors.Is(err, unix.EOVERFLOW) {
+		err = errors.Join(err, a.write(mountID, binary.NativeEndian.AppendUint32(nil, uint32(mount))))
+	}
+	if err != nil {
+		return err
+	}
+	return notifReturn(s.listener, n.id, 0)
+}
+
+// issue makes the handle of an open file, and the id of its mount, or says that
+// it has none: virtiofsd keeps a descriptor then.
+func (s *handleServer) issue(fd int) (sealed unix.FileHandle, mount int, err error) {
+	if !s.mayUse(fd) {
+		return sealed, 0, unix.EOPNOTSUPP
+	}
+	handle, mount, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return sealed, 0, err
+	}
+	p, err := placeOf(fd)
+	if err != nil {
+		return sealed, 0, err
+	}
+	sealed, err = s.seal.seal(handle, p)
+	return sealed, mount, err
+}
+
+// mayUse says whether a handle of the file would be any use. This guards nothing.
+func (s *handleServer) mayUse(fd int) bool {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || !opensSafely(st) {
 		return false
@@ -112,25 +149,52 @@ func opensSafely(st unix.Stat_t) bool {
 	return kind == unix.S_IFREG || kind == unix.S_IFDIR
 }
 
-func (s *handleServer) open(n *seccompNotif) (int, error) {
-	handle, err := readHandle(int(n.pid), uintptr(n.data.args[1]))
+// answerOpen answers open_by_handle_at(mount, handle, flags).
+func (s *handleServer) answerOpen(n *seccompNotif) error {
+	mount, handle, flags := n.data.args[0], n.data.args[1], n.data.args[2]
+	a, err := s.asker(n)
+	if err != nil {
+		return err
+	}
+	sealed, err := a.readHandle(handle)
+	if err != nil {
+		return err
+	}
+	copied, err := a.copyFD(mount)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(copied)
+	fd, err := s.open(copied, sealed, int(int32(flags)))
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	err = notifGiveFD(s.listener, n.id, fd, uint32(flags)&unix.O_CLOEXEC)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // nobody waits
+	}
+	return err
+}
+
+// open opens the file of a handle that issue has made for a file of that mount.
+func (s *handleServer) open(mount int, sealed unix.FileHandle, flags int) (int, error) {
+	where, err := placeOf(mount)
 	if err != nil {
 		return -1, err
 	}
-	mount, err := s.copyFD(n.pid, int(int32(n.data.args[0])))
+	handle, where, err := s.seal.unseal(sealed, where)
 	if err != nil {
 		return -1, err
 	}
-	defer unix.Close(mount)
-	if !notifValid(s.listener, n.id) {
-		return -1, unix.ESRCH
-	}
-	flags := int(int32(n.data.args[2]))
 	path, err := openPath(mount, handle, flags)
 	if err != nil {
 		return -1, err
 	}
 	defer unix.Close(path)
+	if found, err := placeOf(path); err != nil || found != where {
+		return -1, unix.ESTALE
+	}
 	if flags&unix.O_PATH != 0 {
 		// An O_PATH descriptor can't be handed over that way: one that
 		// reads stands in for it.
@@ -196,74 +260,39 @@ func errnoOf(err error) unix.Errno {
 	return unix.EIO
 }
 
-// readHandle reads a struct file_handle (open_by_handle_at(2)) of another
-// process: length, type, bytes.
-func readHandle(tid int, address uintptr) (unix.FileHandle, error) {
-	const header = 8
-	buffer := make([]byte, header+maxHandleBytes)
-	n, err := readMemory(tid, address, buffer[:header])
-	if err != nil || n != header {
-		return unix.FileHandle{}, unix.EFAULT
+// readHandle reads a struct file_handle (open_by_handle_at(2)): length, type,
+// bytes.
+func (a asker) readHandle(address uint64) (unix.FileHandle, error) {
+	header := make([]byte, handleHeader)
+	if err := a.read(address, header); err != nil {
+		return unix.FileHandle{}, err
 	}
-	size := binary.NativeEndian.Uint32(buffer)
+	size := binary.NativeEndian.Uint32(header)
 	if size == 0 || size > maxHandleBytes {
 		return unix.FileHandle{}, unix.EINVAL
 	}
-	body := buffer[header : header+size]
-	if n, err := readMemory(tid, address+header, body); err != nil || n != len(body) {
-		return unix.FileHandle{}, unix.EFAULT
+	body := make([]byte, size)
+	if err := a.read(address+handleHeader, body); err != nil {
+		return unix.FileHandle{}, err
 	}
-	kind := int32(binary.NativeEndian.Uint32(buffer[4:]))
-	return unix.NewFileHandle(kind, body), nil
+	return unix.NewFileHandle(int32(binary.NativeEndian.Uint32(header[4:])), body), nil
 }
 
-func readMemory(tid int, address uintptr, to []byte) (int, error) {
-	local := []unix.Iovec{{Base: unsafe.SliceData(to)}}
-	local[0].SetLen(len(to))
-	return unix.ProcessVMReadv(tid, local, []unix.RemoteIovec{{Base: address, Len: len(to)}}, 0)
-}
-
-// copyFD copies a descriptor of the asking process.
-func (s *handleServer) copyFD(tid uint32, fd int) (int, error) {
-	if pidfd, ok := s.pidfds[tid]; ok {
-		if copied, err := unix.PidfdGetfd(pidfd, fd, 0); err != unix.ESRCH {
-			return copied, err
-		}
-		unix.Close(pidfd)
-		delete(s.pidfds, tid)
+// writeHandle writes one where there is room for it; else it writes how much it
+// takes, like the kernel.
+func (a asker) writeHandle(address uint64, h unix.FileHandle) error {
+	room := make([]byte, 4)
+	if err := a.read(address, room); err != nil {
+		return err
 	}
-	pidfd, err := openThreadGroup(tid)
-	if err != nil {
-		return -1, err
+	size := binary.NativeEndian.Uint32(room)
+	if size > maxHandleBytes {
+		return unix.EINVAL
 	}
-	s.remember(tid, pidfd)
-	return unix.PidfdGetfd(pidfd, fd, 0)
-}
-
-func (s *handleServer) remember(tid uint32, pidfd int) {
-	if len(s.pidfds) >= maxPidfds {
-		for _, old := range s.pidfds {
-			unix.Close(old)
-		}
-		clear(s.pidfds)
+	out := binary.NativeEndian.AppendUint32(nil, uint32(h.Size()))
+	out = binary.NativeEndian.AppendUint32(out, uint32(h.Type()))
+	if int(size) < h.Size() {
+		return errors.Join(unix.EOVERFLOW, a.write(address, out))
 	}
-	s.pidfds[tid] = pidfd
-}
-
-// openThreadGroup opens a pidfd of the process that a thread belongs to.
-func openThreadGroup(tid uint32) (int, error) {
-	status, err := os.ReadFile("/proc/" + strconv.Itoa(int(tid)) + "/status")
-	if err != nil {
-		return -1, unix.ESRCH
-	}
-	for line := range bytes.Lines(status) {
-		if value, ok := bytes.CutPrefix(line, []byte("Tgid:")); ok {
-			pid, err := strconv.Atoi(string(bytes.TrimSpace(value)))
-			if err != nil {
-				return -1, unix.ESRCH
-			}
-			return unix.PidfdOpen(pid, 0)
-		}
-	}
-	return -1, unix.ESRCH
+	return a.write(address, append(out, h.Bytes()...))
 }

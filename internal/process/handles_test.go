@@ -22,7 +22,9 @@ type handleResult struct {
 }
 
 // playHandle makes a handle of each file and opens it. The files are named
-// relative to the working directory. "type:hex" is a handle it may not make.
+// relative to the working directory. "type:hex" is a handle it may not make,
+// "named:NAME" asks for one in a way that is not answered, "bent:NAME" and
+// "cut:NAME" are handles that it was given, and spoilt.
 func playHandle(files []string) {
 	results := map[string]handleResult{}
 	mount, err := unix.Open(".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
@@ -46,11 +48,28 @@ func playHandle(files []string) {
 }
 
 func makeHandle(name string) (unix.FileHandle, unix.Errno) {
-	if kind, text, ok := strings.Cut(name, ":"); ok {
-		n, _ := strconv.Atoi(kind)
-		body, _ := hex.DecodeString(text)
-		return unix.NewFileHandle(int32(n), body), 0
+	kind, text, ok := strings.Cut(name, ":")
+	switch {
+	case !ok:
+		return askHandle(name)
+	case kind == "named":
+		_, _, err := unix.NameToHandleAt(unix.AT_FDCWD, text, 0)
+		errno, _ := errors.AsType[unix.Errno](err)
+		return unix.FileHandle{}, errno
+	case kind == "bent":
+		handle, errno := askHandle(text)
+		handle.Bytes()[0] ^= 1
+		return handle, errno
+	case kind == "cut":
+		handle, errno := askHandle(text)
+		return unix.NewFileHandle(handle.Type(), handle.Bytes()[:handle.Size()-sealBytes]), errno
 	}
+	n, _ := strconv.Atoi(kind)
+	body, _ := hex.DecodeString(text)
+	return unix.NewFileHandle(int32(n), body), 0
+}
+
+func askHandle(name string) (unix.FileHandle, unix.Errno) {
 	path, err := unix.Open(name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return unix.FileHandle{}, unix.ENOENT
@@ -132,8 +151,16 @@ func TestFileHandlesHaveOnlyTheUsersRights(t *testing.T) {
 		os.Symlink("own", filepath.Join(c.Dir, "link")), unix.Mkfifo(filepath.Join(c.Dir, "fifo"), 0o666)); err != nil {
 		t.Fatal(err)
 	}
+	// What the user may open, but not by a handle that was not issued.
+	outside := t.TempDir()
+	makeFile(t, outside, "elsewhere", testUID, testGID, 0o600)
+	own, elsewhere := forged(t, filepath.Join(c.Dir, "own")), forged(t, filepath.Join(outside, "elsewhere"))
 	secret, fifo := forged(t, filepath.Join(c.Dir, "secret")), forged(t, filepath.Join(c.Dir, "fifo"))
-	c.Args = append(c.Args, "own", "locked", "readable", "secret", "sub", "link", "fifo", secret, fifo, "1:00", "1:")
+	kind, number, _ := strings.Cut(elsewhere, ":")
+	anyGeneration := kind + ":" + number[:8] + "00000000" // FILEID_INO32_GEN: number, generation
+	c.Args = append(c.Args, "own", "locked", "readable", "secret", "sub", "link", "fifo",
+		own, elsewhere, anyGeneration, secret, fifo, "bent:own", "cut:own", "named:own", "1:00", "1:")
+	stale := handleResult{unix.ESTALE, unix.ESTALE, unix.ESTALE, ""}
 	no := handleResult{unix.EOPNOTSUPP, unix.EOPNOTSUPP, unix.EOPNOTSUPP, ""}
 	checkHandles(t, runHandles(t, c), map[string]handleResult{
 		"own":      {Text: "own"},
@@ -141,9 +168,9 @@ func TestFileHandlesHaveOnlyTheUsersRights(t *testing.T) {
 		"readable": {Text: "readable", Write: unix.EACCES},
 		"sub":      {Write: unix.EISDIR},
 		"secret":   no, "link": no, "fifo": no,
-		secret: {unix.EACCES, unix.EACCES, unix.EACCES, ""},
-		fifo:   {unix.ELOOP, unix.ELOOP, unix.ELOOP, ""},
-		"1:00": {unix.ESTALE, unix.ESTALE, unix.ESTALE, ""},
+		own: stale, elsewhere: stale, anyGeneration: stale, secret: stale, fifo: stale,
+		"bent:own": stale, "cut:own": stale, "named:own": no,
+		"1:00": stale,
 		"1:":   {unix.EINVAL, unix.EINVAL, unix.EINVAL, ""},
 	})
 }
@@ -156,11 +183,12 @@ func TestFileHandlesInAMap(t *testing.T) {
 	makeFile(t, c.Dir, "user", base+1000, base+1000, 0o600)
 	makeFile(t, c.Dir, "foreign", 0, 0, 0o644)
 	foreign := forged(t, filepath.Join(c.Dir, "foreign"))
-	c.Args = append(c.Args, "root", "user", foreign)
+	c.Args = append(c.Args, "root", "user", "foreign", foreign)
 	checkHandles(t, runHandles(t, c), map[string]handleResult{
-		"root":  {Text: "root", Write: unix.EROFS},
-		"user":  {Text: "user", Write: unix.EROFS},
-		foreign: {unix.EPERM, unix.EPERM, unix.EPERM, ""},
+		"root":    {Text: "root", Write: unix.EROFS},
+		"user":    {Text: "user", Write: unix.EROFS},
+		"foreign": {unix.EOPNOTSUPP, unix.EOPNOTSUPP, unix.EOPNOTSUPP, ""},
+		foreign:   {unix.ESTALE, unix.ESTALE, unix.ESTALE, ""},
 	})
 }
 

@@ -39,8 +39,12 @@ func play(part string, args []string) {
 		family()
 	case "exit7":
 		os.Exit(7)
+	case "handle-loop":
+		playHandleLoop()
 	case "handle":
 		playHandle(args)
+	case "handle-room":
+		playHandleRoom()
 	}
 }
 

@@ -136,19 +136,19 @@ func notifValid(listener int, id uint64) bool {
 	return ioctlPointer(listener, unix.SECCOMP_IOCTL_NOTIF_ID_VALID, unsafe.Pointer(&id)) == nil
 }
 
-// notifGiveFD answers with a copy of fd.
+// notifGiveFD answers with a copy of fd. It takes two steps: Linux (6.18) answers 0
+// where SECCOMP_ADDFD_FLAG_SEND is interrupted, by a signal or the freezer.
 func notifGiveFD(listener int, id uint64, fd int, flags uint32) error {
-	return ioctlPointer(listener, unix.SECCOMP_IOCTL_NOTIF_ADDFD, unsafe.Pointer(&seccompNotifAddFD{
-		id: id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, srcFD: uint32(fd), newFDFlags: flags,
-	}))
+	copied, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(listener), unix.SECCOMP_IOCTL_NOTIF_ADDFD,
+		uintptr(unsafe.Pointer(&seccompNotifAddFD{id: id, srcFD: uint32(fd), newFDFlags: flags})))
+	if errno != 0 {
+		return os.NewSyscallError("ioctl", errno)
+	}
+	return notifReturn(listener, id, int64(copied))
 }
 
-// notifContinue lets the kernel carry the call out. The program may change its
-// arguments meanwhile, so this must not guard anything.
-func notifContinue(listener int, id uint64) error {
-	return ioctlPointer(listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&seccompNotifResp{
-		id: id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE,
-	}))
+func notifReturn(listener int, id uint64, value int64) error {
+	return ioctlPointer(listener, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&seccompNotifResp{id: id, val: value}))
 }
 
 func notifFail(listener int, id uint64, errno unix.Errno) error {

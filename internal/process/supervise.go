@@ -40,7 +40,7 @@ func superviseHandles(o orders, base int, status *os.File) error {
 	forwardSignals(child)
 	go exitWith(child)
 	_ = status.Close()
-	server := handleServer{listener: listener, uid: o.Handles.UID, idMap: o.Handles.Map, pidfds: make(map[uint32]int)}
+	server := handleServer{listener: listener, uid: o.Handles.UID, idMap: o.Handles.Map, seal: newHandleSeal(), askers: make(map[uint32]asker)}
 	err = server.serve()
 	fmt.Fprintln(os.Stderr, "bield-launch: serve file handles:", err)
 	_ = child.Kill()
