@@ -249,7 +249,7 @@ func (d *decoder) decodeText(n *yaml.Node, out reflect.Value, o option, at posit
 	switch tag := n.ShortTag(); {
 	case tag == "!!str":
 		out.SetString(n.Value)
-	case tag == "!!int" && !plain && isDecimal(n.Value):
+	case tag == "!!int" && !plain && isDecimal(n.Value), tag == "!!float" && out.Type() == reflect.TypeFor[ratio]():
 		out.SetString(n.Value)
 	case tag == "!!int" && !plain:
 		d.addBroken(at, o.at, "%s", notInteger(n, o.example))

@@ -75,7 +75,7 @@ func typeInWords(f reflect.StructField) string {
 	}
 	return map[string]string{
 		"*string": "text", "*bool": "`true`, `false`", "*int": "number", "*uint32": "number", "[]string": "list of text",
-		"*config.memory": "number or text", "*config.seconds": "number or text", "*config.account": "name or number",
+		"*config.memory": "number or text", "*config.seconds": "number or text", "*config.account": "name or number", "*config.ratio": "number",
 		"[]config.shareFile": "list of [shares](#shares)", "*config.userFile": "[user](#the-user)",
 		"*config.imageFile": "[image](#the-image)", "map[string]*config.vmFile": "[VMs](#options-of-a-vm) by name",
 	}[f.Type.String()]

@@ -20,23 +20,29 @@ type hostFile struct {
 	Hypervisor        *string            `yaml:"hypervisor" example:"qemu" jsonschema:"default=auto,enum=auto,enum=qemu,enum=cloud-hypervisor" jsonschema_description:"The program that runs the VMs; auto leaves the choice to bield."`
 	Init              *string            `yaml:"init" example:"systemd" jsonschema:"default=bield,enum=bield,enum=systemd" jsonschema_description:"What runs as PID 1 once the guest is prepared: bield's own small init or the image's systemd."`
 	StopTimeout       *seconds           `yaml:"stopTimeout" default:"10s" example:"30s" jsonschema_description:"How long a guest may take to power off before it is stopped by force: seconds or a duration from 1s to 1h."`
+	Restart           *string            `yaml:"restart" example:"on-failure" jsonschema:"default=never,enum=never,enum=on-failure,enum=always" jsonschema_description:"Start a VM again that has ended by itself: never; when it failed; or also when its guest powered off. The pause before doubles from a second to five minutes."`
+	RestartIfChanged  *bool              `yaml:"restartIfChanged" example:"false" jsonschema:"default=true" jsonschema_description:"Let apply restart a running VM whose options or image have changed. Without it, ls says that a restart is needed."`
+	MemoryReserve     *memory            `yaml:"memoryReserve" default:"1G" example:"2G" jsonschema_description:"How much of the host's memory must stay available when a VM starts, in MB or as 512M or 4G."`
+	MemoryOvercommit  *ratio             `yaml:"memoryOvercommit" default:"none: what running VMs hold counts" example:"1.5" jsonschema_description:"How often the host's memory may be promised: the sum of all mem of running VMs stays below this multiple of the memory beside memoryReserve."`
 }
 
 type vmFile struct {
-	IP            *string     `yaml:"ip" example:"192.168.83.2" jsonschema:"required,format=ipv4" jsonschema_description:"The VM's IPv4 address in the host's subnet."`
-	Workspace     *string     `yaml:"workspace" example:"~/src/app" jsonschema:"required,minLength=1" jsonschema_description:"The host folder that the guest sees live at /workspace."`
-	ExtraPackages []string    `yaml:"extraPackages" default:"[]" example:"[nodejs, npm]" jsonschema_description:"Debian packages that the image has beside the base ones."`
-	VCPU          *int        `yaml:"vcpu" default:"8, but no more than the host's cores where there is no KVM" example:"4" jsonschema:"minimum=1,maximum=255" jsonschema_description:"The number of virtual CPUs."`
-	Mem           *memory     `yaml:"mem" default:"4096" example:"4G" jsonschema_description:"Memory in MB (of 1024 KB) or as 512M or 4G: from 128 MB to what the host has."`
-	Autostart     *bool       `yaml:"autostart" example:"true" jsonschema:"default=false" jsonschema_description:"Start the VM together with the host daemon."`
-	MAC           *string     `yaml:"mac" default:"made from the VM's name" example:"02:00:00:01:b8:4b" jsonschema_description:"The MAC address of the guest's interface."`
-	Shares        []shareFile `yaml:"shares" default:"none" example:"[{source: /srv/data, readOnly: true}]" jsonschema_description:"Host folders that this VM mounts beside the host's shares."`
-	User          *userFile   `yaml:"user" default:"the host's user" example:"{name: alice}" jsonschema_description:"The person inside this guest."`
-	StoreOnDisk   *bool       `yaml:"storeOnDisk" example:"true" jsonschema:"default=false" jsonschema_description:"Give the guest its root as an EROFS disk and not from the image folder over virtiofs."`
-	Image         *imageFile  `yaml:"image" default:"the host's image" example:"{suite: trixie}" jsonschema_description:"What this guest's root file system is made from; each option that is not set is the host's."`
-	Hypervisor    *string     `yaml:"hypervisor" default:"the host's hypervisor" example:"qemu" jsonschema:"enum=auto,enum=qemu,enum=cloud-hypervisor" jsonschema_description:"The program that runs this VM."`
-	Init          *string     `yaml:"init" default:"the host's init" example:"systemd" jsonschema:"enum=bield,enum=systemd" jsonschema_description:"What runs as PID 1 in this guest."`
-	StopTimeout   *seconds    `yaml:"stopTimeout" default:"the host's stopTimeout" example:"30s" jsonschema_description:"How long this guest may take to power off."`
+	IP               *string     `yaml:"ip" example:"192.168.83.2" jsonschema:"required,format=ipv4" jsonschema_description:"The VM's IPv4 address in the host's subnet."`
+	Workspace        *string     `yaml:"workspace" example:"~/src/app" jsonschema:"required,minLength=1" jsonschema_description:"The host folder that the guest sees live at /workspace."`
+	ExtraPackages    []string    `yaml:"extraPackages" default:"[]" example:"[nodejs, npm]" jsonschema_description:"Debian packages that the image has beside the base ones."`
+	VCPU             *int        `yaml:"vcpu" default:"8, but no more than the host's cores where there is no KVM" example:"4" jsonschema:"minimum=1,maximum=255" jsonschema_description:"The number of virtual CPUs."`
+	Mem              *memory     `yaml:"mem" default:"4096" example:"4G" jsonschema_description:"Memory in MB (of 1024 KB) or as 512M or 4G: from 128 MB to what the host has."`
+	Autostart        *bool       `yaml:"autostart" example:"true" jsonschema:"default=false" jsonschema_description:"Start the VM together with the host daemon."`
+	MAC              *string     `yaml:"mac" default:"made from the VM's name" example:"02:00:00:01:b8:4b" jsonschema_description:"The MAC address of the guest's interface."`
+	Shares           []shareFile `yaml:"shares" default:"none" example:"[{source: /srv/data, readOnly: true}]" jsonschema_description:"Host folders that this VM mounts beside the host's shares."`
+	User             *userFile   `yaml:"user" default:"the host's user" example:"{name: alice}" jsonschema_description:"The person inside this guest."`
+	StoreOnDisk      *bool       `yaml:"storeOnDisk" example:"true" jsonschema:"default=false" jsonschema_description:"Give the guest its root as an EROFS disk and not from the image folder over virtiofs."`
+	Image            *imageFile  `yaml:"image" default:"the host's image" example:"{suite: trixie}" jsonschema_description:"What this guest's root file system is made from; each option that is not set is the host's."`
+	Hypervisor       *string     `yaml:"hypervisor" default:"the host's hypervisor" example:"qemu" jsonschema:"enum=auto,enum=qemu,enum=cloud-hypervisor" jsonschema_description:"The program that runs this VM."`
+	Init             *string     `yaml:"init" default:"the host's init" example:"systemd" jsonschema:"enum=bield,enum=systemd" jsonschema_description:"What runs as PID 1 in this guest."`
+	StopTimeout      *seconds    `yaml:"stopTimeout" default:"the host's stopTimeout" example:"30s" jsonschema_description:"How long this guest may take to power off."`
+	Restart          *string     `yaml:"restart" default:"the host's restart" example:"on-failure" jsonschema:"enum=never,enum=on-failure,enum=always" jsonschema_description:"Start this VM again when it has ended by itself."`
+	RestartIfChanged *bool       `yaml:"restartIfChanged" default:"the host's restartIfChanged" example:"false" jsonschema_description:"Let apply restart this VM when it has changed."`
 }
 
 type shareFile struct {

@@ -136,6 +136,16 @@ func (r *resolver) resolveHost() {
 			r.host.Nameservers[i] = r.addr(location{"nameservers", strconv.Itoa(i)}, s, "1.1.1.1")
 		}
 	}
+	r.host.MemoryReserveMiB = spec.DefaultMemoryReserveMiB
+	if f.MemoryReserve != nil {
+		r.host.MemoryReserveMiB = r.mem(location{"memoryReserve"}, f.MemoryReserve)
+	}
+	if f.MemoryOvercommit != nil {
+		var err error
+		if r.host.MemoryOvercommit, err = f.MemoryOvercommit.value(); err != nil {
+			r.add(location{"memoryOvercommit"}, "%v", err)
+		}
+	}
 	r.host.VMs = []spec.VM{}
 	for i, s := range f.Shares {
 		r.place(location{"shares", strconv.Itoa(i)}, s, r.home(f.User, nil))
@@ -182,15 +192,17 @@ func (r *resolver) resolveVM(name string, f *vmFile) spec.VM {
 func (r *resolver) resolveOwn(name string, f *vmFile) spec.VM {
 	at := location{"vms", name}
 	v := spec.VM{
-		Name:        name,
-		MAC:         spec.DerivedMAC(name),
-		VCPU:        or(f.VCPU, 0),
-		MemoryMiB:   r.mem(at.to("mem"), f.Mem),
-		Autostart:   or(f.Autostart, false),
-		StoreOnDisk: or(f.StoreOnDisk, false),
-		Hypervisor:  spec.HypervisorKind(inherit(r, at.to("hypervisor"), f.Hypervisor, r.file.Hypervisor, string(spec.HypervisorAuto))),
-		Init:        spec.InitKind(inherit(r, at.to("init"), f.Init, r.file.Init, string(spec.InitBield))),
-		StopTimeout: spec.DefaultStopTimeout,
+		Name:             name,
+		MAC:              spec.DerivedMAC(name),
+		VCPU:             or(f.VCPU, 0),
+		MemoryMiB:        r.mem(at.to("mem"), f.Mem),
+		Autostart:        or(f.Autostart, false),
+		StoreOnDisk:      or(f.StoreOnDisk, false),
+		Hypervisor:       spec.HypervisorKind(inherit(r, at.to("hypervisor"), f.Hypervisor, r.file.Hypervisor, string(spec.HypervisorAuto))),
+		Init:             spec.InitKind(inherit(r, at.to("init"), f.Init, r.file.Init, string(spec.InitBield))),
+		StopTimeout:      spec.DefaultStopTimeout,
+		Restart:          spec.RestartPolicy(inherit(r, at.to("restart"), f.Restart, r.file.Restart, string(spec.RestartNever))),
+		RestartIfChanged: inherit(r, at.to("restartIfChanged"), f.RestartIfChanged, r.file.RestartIfChanged, true),
 	}
 	if f.MAC != nil {
 		v.MAC = usualMAC(*f.MAC)

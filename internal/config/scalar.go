@@ -17,10 +17,12 @@ type (
 	memory  string // 4096, 512M, 4G
 	seconds string // 30, 30s, 1m30s
 	account string // 1000, alice
+	ratio   string // 1, 1.5
 )
 
 const (
 	memoryPattern  = `^[1-9][0-9]{0,8}[MmGg]?$`
+	ratioPattern   = `^[0-9]{1,4}(\.[0-9]{1,6})?$`
 	secondsPattern = `^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`
 )
 
@@ -53,6 +55,18 @@ func (s seconds) duration() (time.Duration, error) {
 	return d, nil
 }
 
+// value reads a ratio in decimal notation.
+func (r ratio) value() (float64, error) {
+	if !regexp.MustCompile(ratioPattern).MatchString(string(r)) {
+		return 0, fmt.Errorf("%s is no ratio — write for example 1.0 or 2.5", quote(string(r)))
+	}
+	f, err := strconv.ParseFloat(string(r), 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s is no ratio: %w", quote(string(r)), err)
+	}
+	return f, nil
+}
+
 // isDecimal wants no sign but -, no leading 0 and no more than 18 digits.
 func isDecimal(s string) bool {
 	s = strings.TrimPrefix(s, "-")
@@ -70,6 +84,12 @@ func (seconds) JSONSchema() *jsonschema.Schema {
 
 func (account) JSONSchema() *jsonschema.Schema {
 	return numberOr(&jsonschema.Schema{Type: "string", Pattern: `^[A-Za-z_][A-Za-z0-9_.-]{0,31}$`}, "1")
+}
+
+func (ratio) JSONSchema() *jsonschema.Schema {
+	number := &jsonschema.Schema{Type: "number"}
+	number.Minimum, number.Maximum = "0.1", "1000"
+	return number
 }
 
 func numberOr(text *jsonschema.Schema, minimum string) *jsonschema.Schema {

@@ -78,8 +78,12 @@ func fits(root, s schemaNode, value any, at string) string {
 		if s.Type != "boolean" {
 			return at + ": is a truth value"
 		}
+	case float64:
+		if s.Type != "number" {
+			return at + ": is a fraction"
+		}
 	default:
-		if s.Type != "integer" {
+		if s.Type != "integer" && s.Type != "number" {
 			return at + ": is a " + reflect.TypeOf(value).String()
 		}
 	}

@@ -11,6 +11,9 @@ import (
 // unknownOption says what to write in place of a key that t does not have.
 func unknownOption(key string, t reflect.Type) string {
 	names := slices.Sorted(maps.Keys(optionsOf(t)))
+	if where := belongs(key); where != "" {
+		return "this option is unknown here — it is " + where
+	}
 	near := synonym(key)
 	if !slices.Contains(names, near) {
 		near = nearest(key, names)
@@ -18,6 +21,11 @@ func unknownOption(key string, t reflect.Type) string {
 	if near != "" {
 		return "this option is unknown — write " + near
 	}
+	return "this option is unknown — there are: " + strings.Join(names, ", ")
+}
+
+// belongs says where there is an option of that name, or is "".
+func belongs(key string) string {
 	for _, place := range []struct {
 		t  reflect.Type
 		at string
@@ -29,10 +37,10 @@ func unknownOption(key string, t reflect.Type) string {
 		{reflect.TypeFor[shareFile](), "an option of a share: put it below an item of shares"},
 	} {
 		if _, ok := optionsOf(place.t)[key]; ok {
-			return "this option is unknown here — it is " + place.at
+			return place.at
 		}
 	}
-	return "this option is unknown — there are: " + strings.Join(names, ", ")
+	return ""
 }
 
 // synonym knows what other tools call an option.

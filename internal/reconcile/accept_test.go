@@ -42,7 +42,7 @@ func testHost(stateDir string, names ...string) spec.Host {
 			Name: name, IP: ip, MAC: spec.DerivedMAC(name), MemoryMiB: 1024,
 			Shares:     []spec.Share{{Tag: spec.WorkspaceTag, Source: "/home/alice/" + name, MountPoint: spec.WorkspaceMount}},
 			User:       spec.User{Name: "alice", ID: spec.ID{UID: alice, GID: alice}, Home: "/home/alice", Shell: "/bin/zsh"},
-			Hypervisor: spec.HypervisorAuto, Init: spec.InitBield, StopTimeout: spec.DefaultStopTimeout,
+			Hypervisor: spec.HypervisorAuto, Init: spec.InitBield, Restart: spec.RestartNever, StopTimeout: spec.DefaultStopTimeout,
 		})
 	}
 	return host

@@ -37,6 +37,7 @@ const (
 	maxNameBytes = 63
 	// maxMessageBytes bounds what a problem repeats of a stranger's text.
 	maxMessageBytes = 1 << 10
+	maxOvercommit   = 1000
 	minPrefixBits   = 8
 	maxPrefixBits   = 30
 	maxPackages     = 2000
@@ -156,6 +157,12 @@ func (c *checker) checkHost() {
 	c.say(location{"subnet"}, subnetProblem(h.Subnet))
 	c.say(location{"stateDir"}, stateDirProblem(h.StateDir))
 	c.checkNameservers()
+	if h.MemoryReserveMiB < 0 || h.MemoryReserveMiB > maxMemoryMiB {
+		c.add(location{"memoryReserve"}, "%d MB is out of range — the default is %d", h.MemoryReserveMiB, DefaultMemoryReserveMiB)
+	}
+	if o := h.MemoryOvercommit; o != 0 && !(o >= 0.1 && o <= maxOvercommit) {
+		c.add(location{"memoryOvercommit"}, "%v is out of range — write a ratio such as 1.0 or 2.5, or leave it away", o)
+	}
 }
 
 func subnetProblem(p netip.Prefix) string {
@@ -265,6 +272,7 @@ func (c *checker) checkVM(v *VM) {
 	if v.StopTimeout < MinStopTimeout || v.StopTimeout > MaxStopTimeout {
 		c.add(at.to("stopTimeout"), "%s is out of range — write 1s to 1h", v.StopTimeout)
 	}
+	c.say(at.to("restart"), oneOf(v.Restart, RestartNever, RestartOnFailure, RestartAlways))
 	c.say(at.to("hypervisor"), oneOf(v.Hypervisor, HypervisorAuto, HypervisorQEMU, HypervisorCloudHypervisor))
 	c.say(at.to("init"), oneOf(v.Init, InitBield, InitSystemd))
 	c.checkUser(at.to("user"), v.User)

@@ -23,7 +23,7 @@ func goodVM(name, ip string) VM {
 			testKey, `from="10.0.0.0/8",command="/bin/x y" ` + testKey}},
 		Image: Image{Suite: "bookworm", Mirror: "https://mirror.example/debian", Keyring: "/usr/share/k.gpg",
 			Packages: []string{"g++", "libstdc++6", "nodejs", "python3.11"}},
-		Hypervisor: HypervisorAuto, Init: InitBield, StopTimeout: DefaultStopTimeout,
+		Hypervisor: HypervisorAuto, Init: InitBield, Restart: RestartNever, StopTimeout: DefaultStopTimeout,
 	}
 }
 

@@ -13,6 +13,8 @@ const (
 	DefaultStateDir  = "/var/lib/bield"
 	DefaultVCPU      = 8
 	DefaultMemoryMiB = 4096
+	// DefaultMemoryReserveMiB is what VMs leave of the host's memory.
+	DefaultMemoryReserveMiB = 1024
 	// DefaultStopTimeout is how long a guest may take to power off before
 	// its VMM is killed.
 	DefaultStopTimeout = 10 * time.Second
@@ -34,6 +36,12 @@ type Host struct {
 	ExternalInterface string       `json:"externalInterface,omitempty"`
 	StateDir          string       `json:"stateDir"`
 	Nameservers       []netip.Addr `json:"nameservers"`
+	// MemoryReserveMiB is how much of the host's memory must stay available
+	// when a VM starts.
+	MemoryReserveMiB int `json:"memoryReserve"`
+	// MemoryOvercommit, unless 0, is how often the memory beside the reserve
+	// may be promised: then the VMs' ceilings count, and not what they hold.
+	MemoryOvercommit float64 `json:"memoryOvercommit,omitempty"`
 	// VMs are sorted by name.
 	VMs []VM `json:"vms"`
 }
@@ -69,6 +77,16 @@ const (
 	HypervisorCloudHypervisor HypervisorKind = "cloud-hypervisor"
 )
 
+// RestartPolicy says whether a VM that ended by itself is started again.
+type RestartPolicy string
+
+// The values of the option `restart`.
+const (
+	RestartNever     RestartPolicy = "never"
+	RestartOnFailure RestartPolicy = "on-failure"
+	RestartAlways    RestartPolicy = "always"
+)
+
 // InitKind says what runs as PID 1 once the guest is prepared.
 type InitKind string
 
@@ -88,6 +106,11 @@ type VM struct {
 	VCPU      int  `json:"vcpu,omitempty"`
 	MemoryMiB int  `json:"mem"`
 	Autostart bool `json:"autostart,omitempty"`
+	// Restart says what follows when the VM ends by itself.
+	Restart RestartPolicy `json:"restart"`
+	// RestartIfChanged lets an apply restart the VM when it is not what its
+	// spec says and can't be changed while it runs.
+	RestartIfChanged bool `json:"restartIfChanged"`
 	// Shares holds the workspace (mounted at WorkspaceMount) and all others,
 	// in the order they are to be mounted. The root and the host keys are
 	// bield's own and not listed.
