@@ -2,10 +2,12 @@ package plan
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -15,50 +17,96 @@ import (
 var update = flag.Bool("update", false, "write the goldens anew")
 
 func claudeHome() spec.VM {
-	return spec.VM{Name: "claude-home", Shares: []spec.Share{
-		{Tag: "workspace", MountPoint: spec.WorkspaceMount}, {Tag: "claude-config", MountPoint: "/home/me/.claude"},
-	}}
+	return spec.VM{
+		Name: "claude-home", MemoryMiB: 4096, Restart: spec.RestartNever, RestartIfChanged: true,
+		Shares: []spec.Share{
+			{Tag: "workspace", MountPoint: spec.WorkspaceMount}, {Tag: "claude-config", MountPoint: "/home/me/.claude"},
+		},
+	}
 }
 
 func running(vm spec.VM) spec.ObservedVM {
-	have := spec.ObservedVM{Record: true, Firewall: spec.Present, Tap: spec.Present, VMM: true, Ready: true, Shares: map[string]bool{}}
+	have := spec.ObservedVM{
+		Record: true, Spec: &vm, Host: &spec.Host{Bridge: "microbr"}, Image: "0123456789abcdef",
+		Firewall: spec.Present, Tap: spec.Present, VMM: true, Ready: true, Shares: map[string]bool{},
+	}
 	for _, tag := range Tags(vm) {
 		have.Shares[tag] = true
 	}
 	return have
 }
 
+func toRun(vms ...spec.VM) Desired {
+	d := Desired{Host: spec.Host{Bridge: "microbr"}}
+	for _, vm := range vms {
+		d.VMs = append(d.VMs, Wanted{VM: vm, Run: true, Image: "0123456789abcdef"})
+	}
+	return d
+}
+
 func TestDiffGoldens(t *testing.T) {
 	vm := claudeHome()
 	disk := vm
 	disk.Name, disk.StoreOnDisk = "disk", true
-	up := spec.Observed{Bridge: spec.Present, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{vm.Name: running(vm)}}
-	lostShare := running(vm)
-	lostShare.Shares["workspace"] = false
-	unseen := running(vm)
-	unseen.Ready = false
-	open := running(vm)
-	open.Firewall = spec.Partial
+	on := func(vms ...spec.ObservedVM) spec.Observed {
+		have := spec.Observed{Bridge: spec.Present, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{}}
+		for _, vm := range vms {
+			have.VMs[vm.Spec.Name] = vm
+		}
+		return have
+	}
+	with := func(edit func(*spec.ObservedVM)) spec.ObservedVM {
+		have := running(vm)
+		edit(&have)
+		return have
+	}
+	more, fixed, keys := vm, vm, vm
+	more.MemoryMiB, more.Image.Packages = 8192, []string{"nodejs"}
+	fixed.MemoryMiB, fixed.RestartIfChanged = 8192, false
+	keys.User.AuthorizedKeys = []string{"ssh-ed25519 AAAA me@laptop"}
+	otherBridge := on(running(vm))
+	otherBridge.Bridge, otherBridge.OtherBridge = spec.Absent, true
+	moved := toRun(vm)
+	moved.Host.Bridge = "agents"
+	newImage := toRun(vm)
+	newImage.VMs[0].Image = "fedcba9876543210"
+	partBridge := on(with(func(o *spec.ObservedVM) { o.Shares["workspace"] = false }))
+	partBridge.Bridge = spec.Partial
 	for name, c := range map[string]struct {
-		want []spec.VM
+		want Desired
 		have spec.Observed
 	}{
-		"first":         {[]spec.VM{vm}, spec.Observed{}},
-		"second":        {[]spec.VM{vm, disk}, up},
-		"nothing":       {[]spec.VM{vm}, up},
-		"last-goes":     {nil, up},
-		"share-lost":    {[]spec.VM{vm}, spec.Observed{Bridge: spec.Partial, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{vm.Name: lostShare}}},
-		"rules-flushed": {[]spec.VM{vm}, spec.Observed{Bridge: spec.Present, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{vm.Name: open}}},
-		"not-yet-seen":  {[]spec.VM{vm}, spec.Observed{Bridge: spec.Present, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{vm.Name: unseen}}},
+		"first":         {toRun(vm), spec.Observed{}},
+		"second":        {toRun(vm, disk), on(running(vm))},
+		"nothing":       {toRun(vm), on(running(vm))},
+		"not-to-run":    {Desired{VMs: []Wanted{{VM: vm}}}, spec.Observed{}},
+		"last-goes":     {Desired{}, on(running(vm))},
+		"one-goes":      {toRun(vm), on(running(vm), running(disk))},
+		"share-lost":    {toRun(vm), partBridge},
+		"vmm-lost":      {toRun(vm), on(with(func(o *spec.ObservedVM) { o.VMM = false }))},
+		"left-over":     {Desired{VMs: []Wanted{{VM: vm}}}, on(with(func(o *spec.ObservedVM) { o.VMM = false }))},
+		"rules-flushed": {toRun(vm), on(with(func(o *spec.ObservedVM) { o.Firewall = spec.Partial }))},
+		"not-yet-seen":  {toRun(vm), on(with(func(o *spec.ObservedVM) { o.Ready = false }))},
+		"changed":       {toRun(more), on(running(vm))},
+		"changed-fixed": {toRun(fixed), on(running(vm))},
+		"changed-live":  {toRun(keys), on(running(vm))},
+		"new-image":     {newImage, on(running(vm))},
+		"bridge-moved":  {moved, otherBridge},
 	} {
-		t.Run(name, func(t *testing.T) {
-			var lines strings.Builder
-			for _, step := range Diff(c.want, c.have) {
-				lines.WriteString(step.String() + "\n")
-			}
-			golden(t, name, lines.String())
-		})
+		t.Run(name, func(t *testing.T) { golden(t, name, text(Diff(c.want, c.have))) })
 	}
+}
+
+// text is a plan with its reasons, and its steps in order.
+func text(p Plan) string {
+	var b strings.Builder
+	for _, c := range p.VMs {
+		fmt.Fprintf(&b, "%s: %s: %s\n", c.VM, c.Action, strings.Join(append(c.Reasons, c.Pending...), ", "))
+	}
+	for _, step := range p.Steps() {
+		b.WriteString("  " + step.String() + "\n")
+	}
+	return b.String()
 }
 
 func golden(t *testing.T, name, got string) {
@@ -79,29 +127,54 @@ func golden(t *testing.T, name, got string) {
 }
 
 // TestDiffReachesTheSpec carries out plans on a model of a host: from any
-// damage, one plan leads to a host that needs no other.
+// damage and any change of the file, one plan leads to a host that needs no
+// other.
 func TestDiffReachesTheSpec(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var want []spec.VM
+		want := Desired{Host: spec.Host{Bridge: rapid.SampledFrom([]string{"microbr", "other"}).Draw(t, "name of the bridge")}}
 		have := spec.Observed{
 			Bridge: drawPart(t, "bridge"), Forwarding: drawPart(t, "forwarding"), Firewall: drawPart(t, "firewall"),
 			VMs: map[string]spec.ObservedVM{},
 		}
 		for _, name := range []string{"a", "b", "c"} {
-			vm := claudeHome()
-			vm.Name, vm.StoreOnDisk = name, rapid.Bool().Draw(t, "disk")
-			if rapid.Bool().Draw(t, "wanted") {
-				want = append(want, vm)
+			was, is := drawSpec(t, name), drawSpec(t, name)
+			if rapid.Bool().Draw(t, "declared") {
+				want.VMs = append(want.VMs, Wanted{VM: is, Run: rapid.Bool().Draw(t, "to run"), Image: drawImage(t)})
 			}
-			have.VMs[name] = drawVM(t, vm)
+			have.VMs[name] = drawVM(t, was)
 		}
-		for _, step := range Diff(want, have) {
-			carryOut(t, step, &have)
+		if have.Bridge != spec.Absent && want.Host.Bridge != "microbr" {
+			have.Bridge, have.OtherBridge = spec.Partial, true
 		}
-		if rest := Diff(want, have); len(rest) > 0 {
-			t.Fatalf("left to do: %v", rest)
+		for _, step := range Diff(want, have).Steps() {
+			carryOut(t, step, want, &have)
+		}
+		if rest := Diff(want, have); !rest.Empty() {
+			t.Fatalf("left to do: %v", rest.Steps())
+		}
+		for _, w := range want.VMs {
+			vm := have.VMs[w.Name]
+			if vm.Record != w.Run || w.Run && w.RestartIfChanged && (vm.Spec.MemoryMiB != w.MemoryMiB || vm.Image != w.Image) {
+				t.Fatalf("%s: is %+v, wanted %+v", w.Name, vm, w)
+			}
 		}
 	})
+}
+
+func drawSpec(t *rapid.T, name string) spec.VM {
+	vm := claudeHome()
+	vm.Name, vm.StoreOnDisk = name, rapid.Bool().Draw(t, "disk")
+	vm.MemoryMiB = rapid.SampledFrom([]int{1024, 2048}).Draw(t, "mem")
+	vm.StopTimeout = time.Duration(rapid.IntRange(1, 2).Draw(t, "stopTimeout")) * time.Second
+	vm.RestartIfChanged = rapid.Bool().Draw(t, "restartIfChanged")
+	if rapid.Bool().Draw(t, "fewer shares") {
+		vm.Shares = vm.Shares[:1]
+	}
+	return vm
+}
+
+func drawImage(t *rapid.T) string {
+	return rapid.SampledFrom([]string{"0123456789abcdef", "fedcba9876543210"}).Draw(t, "image")
 }
 
 func drawPart(t *rapid.T, label string) spec.Part {
@@ -111,10 +184,16 @@ func drawPart(t *rapid.T, label string) spec.Part {
 // drawVM is any state that a crash can leave: nothing is there without a
 // record.
 func drawVM(t *rapid.T, vm spec.VM) spec.ObservedVM {
+	if rapid.Bool().Draw(t, "whole") {
+		have := running(vm)
+		have.Image = drawImage(t)
+		return have
+	}
 	have := spec.ObservedVM{Record: rapid.Bool().Draw(t, "record")}
 	if !have.Record {
 		return have
 	}
+	have.Spec, have.Host, have.Image = &vm, &spec.Host{Bridge: "microbr"}, drawImage(t)
 	have.Firewall, have.Tap = drawPart(t, "fw"), drawPart(t, "tap")
 	have.VMM, have.Ready = rapid.Bool().Draw(t, "vmm"), rapid.Bool().Draw(t, "ready")
 	have.Shares = map[string]bool{}
@@ -128,7 +207,13 @@ func drawVM(t *rapid.T, vm spec.VM) spec.ObservedVM {
 
 // carryOut is what a step does to the model; a step that needs what is not
 // there fails the test.
-func carryOut(t *rapid.T, step Step, host *spec.Observed) {
+func carryOut(t *rapid.T, step Step, want Desired, host *spec.Observed) {
+	var wanted Wanted
+	for _, w := range want.VMs {
+		if w.Name == step.VM {
+			wanted = w
+		}
+	}
 	vm := host.VMs[step.VM]
 	if vm.Shares == nil {
 		vm.Shares = map[string]bool{}
@@ -148,10 +233,18 @@ func carryOut(t *rapid.T, step Step, host *spec.Observed) {
 	case RestoreForwarding:
 		host.Forwarding = spec.Absent
 	case RemoveBridge:
-		host.Bridge = spec.Absent
+		for name, vm := range host.VMs {
+			need(vm.Tap == spec.Absent, name+" off the bridge")
+		}
+		host.Bridge, host.OtherBridge = spec.Absent, false
 	case MakeImage:
 		need(!vm.Record, "no leftovers")
-		vm.Record = true
+		vm.Record, vm.Spec, vm.Host, vm.Image = true, &wanted.VM, &want.Host, wanted.Image
+	case UpdateVM:
+		need(vm.VMM, "a VMM")
+		is := *vm.Spec
+		is.StopTimeout, is.RestartIfChanged = wanted.StopTimeout, wanted.RestartIfChanged
+		vm.Spec = &is
 	case MakeKeys:
 	case SetFirewall:
 		vm.Firewall, host.Firewall = spec.Present, spec.Present

@@ -17,6 +17,8 @@ const (
 	StartShare    Kind = "share"
 	StartVMM      Kind = "vmm"
 	AwaitReady    Kind = "ready"
+	// UpdateVM gives a running VM what can be changed while it runs.
+	UpdateVM Kind = "update"
 
 	StopVMM           Kind = "stop"
 	StopShare         Kind = "stop share"

@@ -16,6 +16,9 @@ const (
 	StateRunning  State = "running"
 	StateStopping State = "stopping"
 	StateFailed   State = "failed"
+	// StateRestarting is a VM that has ended by itself and waits to be started
+	// again.
+	StateRestarting State = "restarting"
 )
 
 // VMStatus is what is known of one VM: what `bield ls` shows.
@@ -31,6 +34,12 @@ type VMStatus struct {
 	Workspace string     `json:"workspace"`
 	// Since is when the guest became usable; nil unless running.
 	Since *time.Time `json:"since,omitempty"`
+	// RestartNeeded lists what differs from the spec until a restart.
+	RestartNeeded []string `json:"restartNeeded,omitempty"`
+	// Restarts is how often the VM was started again after it had ended by itself.
+	Restarts int `json:"restarts,omitempty"`
+	// NextStart is when that is to happen next; nil unless restarting.
+	NextStart *time.Time `json:"nextStart,omitempty"`
 	// Origin is the file that declares the VM.
 	Origin      string `json:"origin,omitempty"`
 	Hypervisor  string `json:"hypervisor,omitempty"`
@@ -41,10 +50,16 @@ type VMStatus struct {
 // Observed is what is really there of bield's resources: the side of the
 // comparison that the kernel and the records speak for.
 type Observed struct {
-	Bridge     Part
-	Forwarding Part
-	Firewall   Part
-	VMs        map[string]ObservedVM
+	Bridge Part
+	// OtherBridge says that a bridge of bield's stands that has another name or
+	// address than the spec's.
+	OtherBridge bool
+	Forwarding  Part
+	Firewall    Part
+	VMs         map[string]ObservedVM
+	// Others says that VMs which the comparison is not about need the host's
+	// parts.
+	Others bool
 }
 
 // Part says how much of a resource is there.
@@ -62,6 +77,12 @@ const (
 type ObservedVM struct {
 	// Record says that a record exists, so that something may be there.
 	Record bool
+	// Spec is what the VM was started with, and Host what its host was then;
+	// nil without a record.
+	Spec *VM
+	Host *Host
+	// Image is the digest that it runs on.
+	Image string
 	// Firewall is Present when the kernel's rules are those that let this VM in.
 	Firewall Part
 	// Tap is Present when it is on the bridge.
