@@ -53,7 +53,7 @@ is a real VM with your workspace mounted live and nothing else of the host in it
 	})
 	root.PersistentFlags().StringVarP(&a.configFile, "config", "c", "", "the file that declares the VMs (default: ~/.config/bield/bield.yaml, then /etc/bield/bield.yaml)")
 	root.AddCommand(
-		newUpCommand(a), newDownCommand(a), newListCommand(a), newSSHCommand(a), newLogsCommand(a),
+		newUpCommand(a), newDownCommand(a), newRestartCommand(a), newPlanCommand(a), newApplyCommand(a), newListCommand(a), newSSHCommand(a), newLogsCommand(a),
 		newConfigCommand(a), newImageCommand(a), newSetupCommand(a), newVersionCommand(a),
 	)
 	return root
@@ -67,6 +67,19 @@ func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// namesOrAll wants names of VMs, or --all and none.
+func namesOrAll(all *bool) cobra.PositionalArgs {
+	return usage(func(_ *cobra.Command, args []string) error {
+		switch {
+		case *all && len(args) > 0:
+			return errors.New("--all takes no names")
+		case !*all && len(args) == 0:
+			return errors.New("name the VMs, or add --all")
+		}
+		return nil
+	})
 }
 
 // noArgs is cobra's in words that fit a verb.

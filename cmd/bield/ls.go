@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -71,10 +72,21 @@ func (a *app) printVMs(vms []spec.VMStatus, now time.Time) error {
 	}
 	for _, vm := range vms {
 		if vm.Reason != "" {
-			fmt.Fprintf(a.out, "%s %s: %s\n", a.paint(a.out, red, "!"), vm.Name, vm.Reason)
+			fmt.Fprintf(a.out, "%s %s: %s%s\n", a.paint(a.out, red, "!"), vm.Name, vm.Reason, nextStart(vm, now))
+		}
+		if len(vm.RestartNeeded) > 0 {
+			fmt.Fprintf(a.out, "~ %s: restart needed: %s\n", vm.Name, strings.Join(vm.RestartNeeded, ", "))
 		}
 	}
 	return nil
+}
+
+// nextStart says when a VM that has ended by itself is started again.
+func nextStart(vm spec.VMStatus, now time.Time) string {
+	if vm.NextStart == nil {
+		return ""
+	}
+	return fmt.Sprintf("; it is started again in %ds", int(max(0, vm.NextStart.Sub(now)).Seconds()))
 }
 
 func mebibytes(n int) string {

@@ -46,6 +46,7 @@ const (
 	exitOK      = 0
 	exitFailure = 1
 	exitUsage   = 2
+	exitChanges = 2 // of plan
 	// exitOwn is bield's own failure in a verb that passes on exit codes of
 	// the guest.
 	exitOwn         = 125

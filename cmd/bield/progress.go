@@ -118,14 +118,21 @@ func (p *progress) showPlain(e api.Event, line *progressLine) {
 	case e.State == "failed":
 		fmt.Fprintf(p.a.err, "%s: %s: failed (%.1fs)\n", subject(e.VM), e.Step, e.Elapsed.Seconds())
 	case final(e) && line.failed:
+		p.over(line)
 		fmt.Fprintf(p.a.err, "%s: what was made is taken back\n", subject(e.VM))
 	case final(e):
+		p.over(line)
 		fmt.Fprintf(p.a.err, "%s: %s\n", subject(e.VM), line.outcome(e))
 	case e.Message != "":
 		fmt.Fprintf(p.a.err, "%s: %s\n", subject(e.VM), e.Message)
 	default:
 		fmt.Fprintf(p.a.err, "%s: %s (%.1fs)\n", subject(e.VM), e.Step, e.Elapsed.Seconds())
 	}
+}
+
+// over ends a line: the VM may go another way yet.
+func (p *progress) over(line *progressLine) {
+	p.lines = slices.DeleteFunc(p.lines, func(l *progressLine) bool { return l == line })
 }
 
 // outcome is what became of a VM at the end of its way up or down.

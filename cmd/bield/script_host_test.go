@@ -200,7 +200,7 @@ func (h *host) leftovers() []string {
 	}
 	_ = filepath.WalkDir(h.run.Dir, func(path string, _ os.DirEntry, err error) error {
 		name, _ := filepath.Rel(h.run.Dir, path)
-		own := strings.HasPrefix(name, "bieldd.") || slices.Contains([]string{".", "records", "vms", "state.json"}, name)
+		own := strings.HasPrefix(name, "bieldd.") || slices.Contains([]string{".", "records", "vms", "state.json", "fates.json"}, name)
 		if err == nil && !own {
 			left = append(left, "run directory: "+name)
 		}

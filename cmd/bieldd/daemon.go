@@ -44,7 +44,7 @@ func start(ctx context.Context, o options, log *slog.Logger) (_ *daemon, err err
 	if d.lock, err = lockRun(ctx, run); err != nil {
 		return nil, err
 	}
-	if d.engine, err = newEngine(ctx, run, cache, o.boot, log); err != nil {
+	if d.engine, err = newEngine(ctx, run, cache, o, log); err != nil {
 		return nil, err
 	}
 	d.idle = newIdleTimer(o.idle, func() bool { return !d.server.Busy() && d.engine.Idle() })
@@ -108,6 +108,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 func (d *daemon) serve(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(d.listener) }()
+	d.engine.Resume()
 	d.log.Info("bieldd serves", "version", version, "socket", d.listener.Addr().String())
 	select {
 	case err := <-served:

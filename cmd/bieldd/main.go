@@ -32,11 +32,15 @@ const (
 	defaultBootTimeout = 3 * time.Minute
 	// closeTimeout bounds calls under way when the daemon is told to end.
 	closeTimeout = 10 * time.Second
+	// defaultRestartDelay is the first pause before a VM that has ended by
+	// itself is started again.
+	defaultRestartDelay = time.Second
 )
 
 type options struct {
 	idle    time.Duration
 	boot    time.Duration
+	restart time.Duration
 	readyFD int
 }
 
@@ -61,6 +65,7 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("bieldd", flag.ContinueOnError)
 	flags.DurationVar(&o.idle, "idle-timeout", 0, "end after this long without a VM or a request; 0: never")
 	flags.DurationVar(&o.boot, "boot-timeout", defaultBootTimeout, "how long a VM may take to become usable")
+	flags.DurationVar(&o.restart, "restart-delay", defaultRestartDelay, "the first pause before a VM that ended by itself is started again; it doubles up to five minutes")
 	flags.IntVar(&o.readyFD, "ready-fd", 0, "write a line to this descriptor once requests are answered")
 	show := flags.Bool("version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
@@ -108,7 +113,7 @@ func readiness(fd int) func(error) {
 	}
 }
 
-func newEngine(ctx context.Context, run state.Run, cache state.Cache, bootTimeout time.Duration, log *slog.Logger) (*reconcile.Engine, error) {
+func newEngine(ctx context.Context, run state.Run, cache state.Cache, o options, log *slog.Logger) (*reconcile.Engine, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find bieldd itself: %w", err)
@@ -130,8 +135,9 @@ func newEngine(ctx context.Context, run state.Run, cache state.Cache, bootTimeou
 			_, err := driver.Find()
 			return err
 		},
-		Cores:       runtime.NumCPU(),
-		BootTimeout: bootTimeout,
-		Log:         log,
+		Cores:        runtime.NumCPU(),
+		BootTimeout:  o.boot,
+		RestartDelay: max(o.restart, time.Millisecond),
+		Log:          log,
 	})
 }

@@ -25,7 +25,11 @@ const (
 const (
 	PathVersion     = "/v1/version"
 	PathUp          = "/v1/up"
+	PathStart       = "/v1/start"
 	PathDown        = "/v1/down"
+	PathPlan        = "/v1/plan"
+	PathApply       = "/v1/apply"
+	PathWait        = "/v1/vms/{name}/wait"
 	PathVMs         = "/v1/vms"
 	PathAccess      = "/v1/vms/{name}/access"
 	PathLogs        = "/v1/vms/{name}/logs"
@@ -47,6 +51,68 @@ type UpRequest struct {
 	// Origin is the absolute path of the file that Host was read from.
 	Origin string   `json:"origin"`
 	Names  []string `json:"names"`
+	// Force starts VMs for which the host has not enough.
+	Force bool `json:"force,omitempty"`
+}
+
+// StartRequest asks for VMs as they were applied last; no name means all that
+// the caller may use.
+type StartRequest struct {
+	Names []string `json:"names"`
+	Force bool     `json:"force,omitempty"`
+	// Restart stops those that run first.
+	Restart bool `json:"restart,omitempty"`
+}
+
+// ApplyRequest hands over a checked host to be brought about.
+type ApplyRequest struct {
+	Host   spec.Host `json:"host"`
+	Origin string    `json:"origin"`
+	Force  bool      `json:"force,omitempty"`
+	// Purge removes the state folders of VMs that the file no longer declares.
+	Purge bool `json:"purge,omitempty"`
+}
+
+// PlanReply is what an apply would do.
+type PlanReply struct {
+	// Before are steps of the host that come between stops and starts, After
+	// those when no VM is left.
+	Before []Step `json:"before,omitempty"`
+	After  []Step `json:"after,omitempty"`
+	// Changes are in the order of the VMs' names.
+	Changes   []Change `json:"changes"`
+	Unchanged []string `json:"unchanged,omitempty"`
+	// Purgeable names VMs that the file no longer declares and that have a
+	// state folder still.
+	Purgeable []string `json:"purgeable,omitempty"`
+}
+
+// Steps counts what there is to do.
+func (r PlanReply) Steps() int {
+	n := len(r.Before) + len(r.After)
+	for _, c := range r.Changes {
+		n += len(c.Stop) + len(c.Start)
+	}
+	return n
+}
+
+// Change is what happens to one VM.
+type Change struct {
+	VM string `json:"vm"`
+	// Action is "start", "restart", "remove", "update" or "nothing".
+	Action  string   `json:"action"`
+	Reasons []string `json:"reasons,omitempty"`
+	// Pending is what would need a restart that the VM's spec forbids.
+	Pending []string `json:"pending,omitempty"`
+	Stop    []Step   `json:"stop,omitempty"`
+	Start   []Step   `json:"start,omitempty"`
+}
+
+// Step is one named change to the host.
+type Step struct {
+	Kind   string `json:"kind"`
+	Share  string `json:"share,omitempty"`
+	Reason string `json:"reason,omitempty"`
 }
 
 // DownRequest asks for VMs to be stopped.
@@ -94,6 +160,11 @@ func (e *Error) Error() string { return e.Message }
 // VMsReply lists VMs in the order of their names.
 type VMsReply struct {
 	VMs []spec.VMStatus `json:"vms"`
+}
+
+// WaitReply is how a VM stands that no longer runs.
+type WaitReply struct {
+	VM spec.VMStatus `json:"vm"`
 }
 
 // AccessReply is what OpenSSH needs to reach a guest.

@@ -19,6 +19,8 @@ type Wanted struct {
 	spec.VM
 	// Run says that it is to run.
 	Run bool
+	// Keep leaves it running though it has changed.
+	Keep bool
 	// Image is the digest of the image that its spec asks for.
 	Image string
 }
@@ -122,7 +124,7 @@ func Of(w Wanted, host spec.Host, have spec.ObservedVM) Change {
 	}
 	live, restart, forced := changed(w, host, have)
 	forced = append(forced, lacks(w, have)...)
-	if len(forced) > 0 || len(restart) > 0 && w.RestartIfChanged {
+	if len(forced) > 0 || len(restart) > 0 && w.RestartIfChanged && !w.Keep {
 		return Change{VM: w.Name, Action: Restart, Reasons: append(forced, restart...), Stop: Remove(w.Name, have, ""), Start: start(w.VM)}
 	}
 	c := Change{VM: w.Name, Pending: restart, Reasons: live, Start: mend(w.VM, have)}
@@ -137,6 +139,15 @@ func Of(w Wanted, host spec.Host, have spec.ObservedVM) Change {
 		c.Action = Update
 	case len(restart) > 0:
 		c.Action = Nothing
+	}
+	return c
+}
+
+// Anew starts a VM, or restarts it though nothing of it has changed.
+func Anew(w Wanted, have spec.ObservedVM) Change {
+	c := Change{VM: w.Name, Action: Start, Reasons: []string{"asked for"}, Start: start(w.VM)}
+	if have.Record {
+		c.Action, c.Stop = Restart, Remove(w.Name, have, "")
 	}
 	return c
 }

@@ -28,52 +28,89 @@ type UpRequest struct {
 	Host   spec.Host
 	Origin string
 	Names  []string
+	// Force starts VMs for which the host has not enough.
+	Force bool
+}
+
+// accepted is what a request for the applied spec came to.
+type accepted struct {
+	before, after Applied
+	names         []string
 }
 
 // accept checks a request and makes its host part of the applied spec. The
-// VMs of other files stay as they are. host is what the call works with from
-// now on, whatever is applied after it.
-func (e *Engine) accept(caller Caller, request UpRequest) (host spec.Host, vms []spec.VM, err error) {
-	if vms, err = named(request.Host, request.Names); err != nil {
-		return host, nil, err
-	}
-	if err := errors.Join(checkOrigin(request.Origin), problems(request.Host)); err != nil {
-		return host, nil, err
-	}
+// VMs of other files stay as they are. Until settle is called, the VMs asked
+// for count as used. whole says that VMs may be stopped for the host's own
+// settings.
+func (e *Engine) accept(caller Caller, request UpRequest, whole bool) (accepted, error) {
 	e.acceptMu.Lock()
 	defer e.acceptMu.Unlock()
-	applied, running := e.snapshot()
-	if err := permit(caller, applied.Host, request.Host); err != nil {
-		return host, nil, err
-	}
-	merged, err := merge(caller, request, applied, running)
+	a, err := e.weigh(caller, request, whole)
 	if err != nil {
-		return host, nil, err
+		return a, err
 	}
-	if err := saveApplied(e.Run, merged); err != nil {
-		return host, nil, err
+	if err := saveApplied(e.Run, a.after); err != nil {
+		return a, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.applied = merged
-	for _, vm := range vms {
-		e.hold(vm.Name).pending++ // until its up is over
+	e.applied = a.after
+	for _, name := range a.names {
+		e.hold(name).pending++
 	}
-	return merged.Host, vms, nil
+	return a, nil
 }
 
-// snapshot is the applied spec and the VMs that work with it: something of
-// them is there, or about to be.
-func (e *Engine) snapshot() (Applied, []string) {
+// weigh says what a request would come to.
+func (e *Engine) weigh(caller Caller, request UpRequest, whole bool) (a accepted, err error) {
+	if a.names, err = named(request.Host, request.Names); err != nil {
+		return a, err
+	}
+	if err := errors.Join(checkOrigin(request.Origin), problems(request.Host)); err != nil {
+		return a, err
+	}
+	var used []tenant
+	a.before, used = e.snapshot()
+	if err := permit(caller, a.before.Host, request.Host); err != nil {
+		return a, err
+	}
+	a.after, err = merge(caller, request, a.before, used, whole)
+	return a, err
+}
+
+// settle says that accepted VMs are no longer about to be used.
+func (e *Engine) settle(names []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var used []string
+	for _, name := range names {
+		e.hold(name).pending--
+	}
+}
+
+// tenant is a VM that works with the host's settings: something of it is there,
+// or about to be.
+type tenant struct{ name, origin string }
+
+// snapshot is the applied spec and the VMs that work with it.
+func (e *Engine) snapshot() (Applied, []tenant) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var used []tenant
 	for _, name := range slices.Sorted(maps.Keys(e.vms)) {
 		if m := e.vms[name]; m.record != nil || m.pending > 0 {
-			used = append(used, name)
+			used = append(used, tenant{name, e.originOf(m)})
 		}
 	}
 	return e.applied, used
+}
+
+// originOf is the file that a VM comes from, or came from when it was started.
+// Needs e.mu.
+func (e *Engine) originOf(m *machine) string {
+	if origin, declared := e.applied.Origins[m.name]; declared || m.record == nil {
+		return origin
+	}
+	return m.record.Origin
 }
 
 // maxOrigin is PATH_MAX of linux/limits.h.
@@ -88,19 +125,17 @@ func checkOrigin(origin string) error {
 	return nil
 }
 
-func named(host spec.Host, names []string) ([]spec.VM, error) {
+func named(host spec.Host, names []string) ([]string, error) {
 	if len(names) == 0 {
-		names = host.Names()
+		return host.Names(), nil
 	}
-	var vms []spec.VM
-	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
-		vm, ok := host.VM(name)
-		if !ok {
+	names = slices.Compact(slices.Sorted(slices.Values(names)))
+	for _, name := range names {
+		if _, ok := host.VM(name); !ok {
 			return nil, fmt.Errorf("%w: the file declares no VM %q; it has: %s", ErrNotFound, name, strings.Join(host.Names(), ", "))
 		}
-		vms = append(vms, vm)
 	}
-	return vms, nil
+	return names, nil
 }
 
 // problems applies the rules again that bield has checked with positions: a
@@ -124,7 +159,7 @@ func permit(caller Caller, applied, host spec.Host) error {
 		return nil
 	}
 	if !sameHost(applied, host) {
-		return fmt.Errorf("%w: only root may set or change bridge, subnet, externalInterface, stateDir and nameservers of this host: use sudo once, or take over its values", ErrForbidden)
+		return fmt.Errorf("%w: only root may set or change bridge, subnet, externalInterface, stateDir, nameservers and memory limits of this host: use sudo once, or take over its values", ErrForbidden)
 	}
 	for _, vm := range host.VMs {
 		if err := permitVM(caller, vm); err != nil {
@@ -152,6 +187,11 @@ func (c Caller) mayUse(vm spec.VM) bool { return c.Root() || vm.User.UID == c.UI
 
 // sameHost compares what two specs say of the host itself.
 func sameHost(a, b spec.Host) bool {
+	return sameGround(a, b) && a.MemoryReserveMiB == b.MemoryReserveMiB && a.MemoryOvercommit == b.MemoryOvercommit
+}
+
+// sameGround compares what VMs stand on.
+func sameGround(a, b spec.Host) bool {
 	return a.Bridge == b.Bridge && a.Subnet == b.Subnet && a.ExternalInterface == b.ExternalInterface &&
 		a.StateDir == b.StateDir && slices.Equal(a.Nameservers, b.Nameservers)
 }
@@ -160,30 +200,54 @@ func sameHost(a, b spec.Host) bool {
 // that its file no longer declares stays until it is stopped. A VM that does
 // not run may move to another file; nobody but root takes over a VM of another
 // user.
-func merge(caller Caller, request UpRequest, applied Applied, running []string) (Applied, error) {
-	if len(running) > 0 && !sameHost(applied.Host, request.Host) {
-		return Applied{}, fmt.Errorf("%w: %s changes the host's own settings while VMs run: `bield down %s` first", ErrConflict, request.Origin, strings.Join(running, " "))
+func merge(caller Caller, request UpRequest, applied Applied, used []tenant, whole bool) (Applied, error) {
+	if !sameGround(applied.Host, request.Host) {
+		if err := mayMove(request.Origin, used, whole); err != nil {
+			return Applied{}, err
+		}
 	}
-	merged := Applied{Host: request.Host, Origins: map[string]string{}}
+	merged := Applied{Host: request.Host, Origins: map[string]string{}, Owners: map[string]spec.ID{}, Gone: maps.Clone(applied.Gone)}
 	merged.Host.VMs = slices.Clone(request.Host.VMs)
 	for _, vm := range request.Host.VMs {
-		merged.Origins[vm.Name] = request.Origin
+		merged.Origins[vm.Name], merged.Owners[vm.Name] = request.Origin, spec.ID{UID: caller.UID, GID: caller.GID}
+		delete(merged.Gone, vm.Name)
 	}
 	for _, vm := range applied.Host.VMs {
-		origin, runs := applied.Origins[vm.Name], slices.Contains(running, vm.Name)
+		origin, runs := applied.Origins[vm.Name], slices.ContainsFunc(used, func(t tenant) bool { return t.name == vm.Name })
 		_, here := merged.Origins[vm.Name]
 		mine := caller.mayUse(vm) && (origin == request.Origin || !runs)
 		switch {
 		case here && !mine:
 			return Applied{}, fmt.Errorf("%w: VM %s is declared by %s already: choose another name", ErrConflict, vm.Name, origin)
-		case here, origin == request.Origin && mine, !runs && gone(origin):
+		case here:
+		case origin == request.Origin && mine, !runs && gone(origin):
+			merged.forget(vm, origin)
 		default:
 			merged.Host.VMs = append(merged.Host.VMs, vm)
-			merged.Origins[vm.Name] = origin
+			merged.Origins[vm.Name], merged.Owners[vm.Name] = origin, applied.Owners[vm.Name]
 		}
 	}
 	slices.SortFunc(merged.Host.VMs, func(a, b spec.VM) int { return strings.Compare(a.Name, b.Name) })
 	return merged, problems(merged.Host)
+}
+
+// mayMove lets the host's own settings change where no VM is in the way; an
+// apply stops those of its own file.
+func mayMove(origin string, used []tenant, whole bool) error {
+	var inTheWay []string
+	for _, t := range used {
+		if !whole || t.origin != origin {
+			inTheWay = append(inTheWay, t.name)
+		}
+	}
+	switch {
+	case len(inTheWay) == 0:
+		return nil
+	case whole:
+		return fmt.Errorf("%w: %s changes the host's own settings while VMs of other files run: `bield down %s` first", ErrConflict, origin, strings.Join(inTheWay, " "))
+	default:
+		return fmt.Errorf("%w: %s changes the host's own settings while VMs run: `bield apply` stops and starts them, or `bield down %s` first", ErrConflict, origin, strings.Join(inTheWay, " "))
+	}
 }
 
 // gone says that a file is not there any more: its VMs then hold no names and

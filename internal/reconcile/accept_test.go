@@ -26,7 +26,7 @@ func testEngine(t *testing.T) *Engine {
 	}
 	return &Engine{
 		Options: Options{Run: run, Log: slog.New(slog.DiscardHandler)},
-		applied: Applied{Origins: map[string]string{}}, vms: map[string]*machine{}, closing: make(chan struct{}),
+		applied: Applied{Origins: map[string]string{}}, vms: map[string]*machine{}, fates: map[string]Fate{}, claims: map[string]int{}, closing: make(chan struct{}), changed: make(chan struct{}),
 	}
 }
 
@@ -55,7 +55,7 @@ func TestAcceptKeepsTheVMsOfOtherFiles(t *testing.T) {
 		{Host: testHost(dir, "c"), Origin: "/etc/group"},
 		{Host: testHost(dir, "b"), Origin: "/etc/passwd"},
 	} {
-		if _, _, err := e.accept(Caller{}, r); err != nil {
+		if _, err := e.accept(Caller{}, r, false); err != nil {
 			t.Fatal(err)
 		}
 		settleAll(e)
@@ -72,7 +72,7 @@ func TestAcceptKeepsTheVMsOfOtherFiles(t *testing.T) {
 func TestAMovedFileTakesItsVMsAlong(t *testing.T) {
 	e, dir := testEngine(t), t.TempDir()
 	for _, origin := range []string{"/root/gone.yaml", "/etc/passwd"} {
-		if _, _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: origin}); err != nil {
+		if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: origin}, false); err != nil {
 			t.Fatal(err)
 		}
 		settleAll(e)
@@ -80,11 +80,11 @@ func TestAMovedFileTakesItsVMsAlong(t *testing.T) {
 	if got := e.applied.Origins["a"]; got != "/etc/passwd" {
 		t.Errorf("a is of %s", got)
 	}
-	if _, _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "b"), Origin: "/root/gone.yaml"}); err != nil {
+	if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "b"), Origin: "/root/gone.yaml"}, false); err != nil {
 		t.Fatal(err)
 	}
 	settleAll(e)
-	if _, _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "c"), Origin: "/etc/group"}); err != nil {
+	if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "c"), Origin: "/etc/group"}, false); err != nil {
 		t.Fatal(err)
 	}
 	if got := e.applied.Host.Names(); !slices.Equal(got, []string{"a", "c"}) {
@@ -94,7 +94,7 @@ func TestAMovedFileTakesItsVMsAlong(t *testing.T) {
 
 func TestOnlyItsUserAndRootUseAVM(t *testing.T) {
 	e, dir := testEngine(t), t.TempDir()
-	if _, _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}); err != nil {
+	if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}, false); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -157,7 +157,7 @@ func TestAcceptRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e := testEngine(t)
 			// A file that exists keeps its VMs.
-			if _, _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}); err != nil {
+			if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}, false); err != nil {
 				t.Fatal(err)
 			}
 			settleAll(e)
@@ -166,7 +166,7 @@ func TestAcceptRefuses(t *testing.T) {
 			}
 			r := UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}
 			c.change(&r)
-			_, _, err := e.accept(c.caller, r)
+			_, err := e.accept(c.caller, r, false)
 			if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v", err)
 			}
@@ -179,18 +179,18 @@ func TestAcceptRefuses(t *testing.T) {
 
 func TestHostSettingsStayWhileVMsRun(t *testing.T) {
 	e, dir := testEngine(t), t.TempDir()
-	if _, _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/first.yaml"}); err != nil {
+	if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/first.yaml"}, false); err != nil {
 		t.Fatal(err)
 	}
 	e.machine("a").record = &Record{VM: e.applied.Host.VMs[0]}
 	changed := testHost(dir, "a")
 	changed.Bridge = "br1"
-	_, _, err := e.accept(Caller{}, UpRequest{Host: changed, Origin: "/etc/first.yaml"})
+	_, err := e.accept(Caller{}, UpRequest{Host: changed, Origin: "/etc/first.yaml"}, false)
 	if !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "bield down a") {
 		t.Errorf("got %v", err)
 	}
 	gone := testHost(dir, "b")
-	if _, _, err := e.accept(Caller{}, UpRequest{Host: gone, Origin: "/etc/first.yaml"}); err != nil {
+	if _, err := e.accept(Caller{}, UpRequest{Host: gone, Origin: "/etc/first.yaml"}, false); err != nil {
 		t.Error(err)
 	}
 	if got := e.List(); len(got) != 2 || got[0].Name != "a" {

@@ -64,20 +64,29 @@ func (j *job) admit(ctx context.Context) (sshaccess.Key, error) {
 	if err != nil || slices.Contains(j.record().Authorized, j.caller.UID) {
 		return key, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
-	defer cancel()
-	session := j.currentRun().session()
-	if session == nil {
-		return key, fmt.Errorf("%w: the guest link of %s is not connected, and so the guest cannot be told of your key: try again, or `bield down %s` and up", ErrConflict, j.vm.Name, j.vm.Name)
-	}
 	authorized := append(j.record().Authorized, j.caller.UID)
-	if err := j.collectKeys(folder, authorized); err != nil {
+	if err := j.authorize(ctx, authorized); err != nil {
 		return key, err
 	}
-	if err := session.Authorize(ctx, j.authorizedKeys()); err != nil {
-		return key, fmt.Errorf("tell the guest of your key: %w", err)
-	}
 	return key, j.change(func(record *Record) { record.Authorized = authorized })
+}
+
+// authorize tells the guest which keys open it: those of these host users, and
+// the VM user's own.
+func (j *job) authorize(ctx context.Context, users []uint32) error {
+	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
+	defer cancel()
+	if err := j.collectKeys(state.Folder{Dir: j.host.StateDir}, users); err != nil {
+		return err
+	}
+	session := j.currentRun().session()
+	if session == nil {
+		return fmt.Errorf("%w: the guest link of %s is not connected, and so the guest cannot be told of keys: try again, or `bield restart %s`", ErrConflict, j.vm.Name, j.vm.Name)
+	}
+	if err := session.Authorize(ctx, j.authorizedKeys()); err != nil {
+		return fmt.Errorf("tell the guest of keys: %w", err)
+	}
+	return nil
 }
 
 // collectKeys reads the keys of those who may want in, the daemon's first.

@@ -42,7 +42,10 @@ type Options struct {
 	Cores int
 	// BootTimeout bounds the time from the VMM's start to a usable guest.
 	BootTimeout time.Duration
-	Log         *slog.Logger
+	// RestartDelay is the first pause before a VM that has ended by itself is
+	// started again.
+	RestartDelay time.Duration
+	Log          *slog.Logger
 }
 
 // Progress is one thing that happened to a step.
@@ -67,6 +70,12 @@ type Engine struct {
 	// keysMu guards the making of SSH keys that VMs share.
 	keysMu sync.Mutex
 
+	// starts holds a place for each VM that is being started.
+	starts chan struct{}
+
+	// fateMu orders the writing of fates.
+	fateMu sync.Mutex
+
 	// acceptMu makes checking and replacing the applied spec one thing.
 	acceptMu sync.Mutex
 
@@ -74,8 +83,11 @@ type Engine struct {
 	mu      sync.Mutex
 	applied Applied
 	vms     map[string]*machine
+	fates   map[string]Fate
+	claims  map[string]int // memory of VMs that are being started, in MiB
 	tasks   sync.WaitGroup
 	closing chan struct{}
+	changed chan struct{} // closed and replaced when a VM's state changes
 }
 
 // machine is what the engine holds of one VM, running or not.
@@ -91,6 +103,7 @@ type machine struct {
 	state   spec.State
 	failure string // why it failed
 	run     *run
+	retry   *retry // nil unless it waits to be started again
 }
 
 // New returns an engine for the applied spec and the records that it finds.
@@ -105,16 +118,27 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Options: o, images: image.Store{Dir: o.Cache.Images()}, applied: applied, vms: map[string]*machine{}, closing: make(chan struct{})}
+	fates, err := loadFates(o.Run)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		Options: o, images: image.Store{Dir: o.Cache.Images()}, applied: applied, fates: fates,
+		vms: map[string]*machine{}, claims: map[string]int{}, starts: make(chan struct{}, max(1, o.Cores)), closing: make(chan struct{}),
+		changed: make(chan struct{}),
+	}
 	return e, e.adopt(ctx)
 }
 
 // Close ends the engine's own work. VMs go on running.
 func (e *Engine) Close() {
-	close(e.closing)
 	var runs []*run
 	e.mu.Lock()
+	close(e.closing)
 	for _, m := range e.vms {
+		if m.retry != nil {
+			m.retry.timer.Stop()
+		}
 		if m.run != nil {
 			runs = append(runs, m.run)
 		}
@@ -131,7 +155,7 @@ func (e *Engine) Idle() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, m := range e.vms {
-		if m.record != nil || len(m.busy) > 0 {
+		if m.record != nil || m.retry != nil || len(m.busy) > 0 {
 			return false
 		}
 	}
@@ -165,6 +189,16 @@ func (m *machine) acquire(ctx context.Context) error {
 	}
 }
 
+// acquireNow is acquire where nobody else can hold the VM yet.
+func (m *machine) acquireNow() bool {
+	select {
+	case m.busy <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
 func (m *machine) release() { <-m.busy }
 
 // user returns the holder of a VM that the caller may use.
@@ -193,6 +227,8 @@ func (e *Engine) setState(m *machine, s spec.State, failure string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	m.state, m.failure = s, failure
+	close(e.changed)
+	e.changed = make(chan struct{})
 }
 
 // List says what is known of every VM of the applied spec, and of those that
@@ -201,8 +237,13 @@ func (e *Engine) List() []spec.VMStatus {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	list := make([]spec.VMStatus, 0, len(e.applied.Host.VMs))
+	known := newDigests()
 	for _, vm := range e.applied.Host.VMs {
-		list = append(list, e.status(vm))
+		s := e.status(vm)
+		if m := e.vms[vm.Name]; m != nil {
+			s.RestartNeeded = e.restartNeeded(vm, m, known)
+		}
+		list = append(list, s)
 	}
 	for name, m := range e.vms {
 		if _, declared := e.applied.Host.VM(name); !declared && m.record != nil {
@@ -217,13 +258,18 @@ func (e *Engine) List() []spec.VMStatus {
 func (e *Engine) status(vm spec.VM) spec.VMStatus {
 	s := spec.VMStatus{
 		Name: vm.Name, State: spec.StateDown, IP: vm.IP, MAC: vm.MAC, Tap: vm.Tap(), VCPU: vm.EffectiveVCPU(e.KVM, e.Cores),
-		MemoryMiB: vm.MemoryMiB, Workspace: vm.Workspace(), Origin: e.applied.Origins[vm.Name],
+		MemoryMiB: vm.MemoryMiB, Workspace: vm.Workspace(),
 	}
 	m, ok := e.vms[vm.Name]
 	if !ok {
+		s.Origin = e.applied.Origins[vm.Name]
 		return s
 	}
-	s.State, s.Reason = m.state, m.failure
+	s.Origin = e.originOf(m)
+	s.State, s.Reason, s.Restarts = m.state, m.failure, e.fates[vm.Name].Restarts
+	if m.retry != nil {
+		s.NextStart = &m.retry.at
+	}
 	if r := m.record; r != nil {
 		s.IP, s.MAC, s.VCPU, s.MemoryMiB, s.Workspace = r.VM.IP, r.VM.MAC, r.VCPU, r.VM.MemoryMiB, r.VM.Workspace()
 		s.Since, s.Image = r.Ready, r.Image

@@ -16,11 +16,33 @@ import (
 func (e *Engine) hostUp(ctx context.Context, host spec.Host, show func(Progress)) error {
 	e.hostMu.Lock()
 	defer e.hostMu.Unlock()
-	have, err := e.observeHost()
+	have, err := e.observeHost(host)
 	if err != nil {
 		return err
 	}
+	if have.OtherBridge {
+		if err := e.mayReplaceBridge(host); err != nil {
+			return err
+		}
+	}
 	return e.hostSteps(ctx, plan.HostUp(have), host, show)
+}
+
+// mayReplaceBridge refuses to take the bridge away from VMs that are on it.
+func (e *Engine) mayReplaceBridge(host spec.Host) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, name := range e.running() {
+		if r := e.vms[name].record; r.Host.Bridge != host.Bridge || r.Host.Subnet != host.Subnet {
+			return fmt.Errorf("%w: the VM %s is still on the bridge %s of the spec before: `bield down %s` first", ErrConflict, name, r.Host.Bridge, name)
+		}
+	}
+	return nil
+}
+
+// address is the host's own on the bridge.
+func address(host spec.Host) netip.Prefix {
+	return netip.PrefixFrom(host.Gateway(), host.Subnet.Bits())
 }
 
 // hostDown takes back what was changed on the host, once no VM has a record.
@@ -33,7 +55,7 @@ func (e *Engine) hostDown(ctx context.Context, show func(Progress)) error {
 	if used {
 		return nil
 	}
-	have, err := e.observeHost()
+	have, err := e.observeHost(spec.Host{})
 	if err != nil {
 		return err
 	}
@@ -97,12 +119,11 @@ func (e *Engine) addBridge(ctx context.Context, host spec.Host) error {
 	if record.Bridge != "" && record.Bridge != host.Bridge {
 		return fmt.Errorf("%w: bridge %s of the spec before could not be removed: `bield down --all` tries again", ErrConflict, record.Bridge)
 	}
-	address := netip.PrefixFrom(host.Gateway(), host.Subnet.Bits())
-	note := func(r *HostRecord) { r.Bridge, r.Address = host.Bridge, address }
+	note := func(r *HostRecord) { r.Bridge, r.Address = host.Bridge, address(host) }
 	if err := e.changeHost(note); err != nil {
 		return err
 	}
-	_, err = network.EnsureBridge(ctx, e.bridge(host.Bridge, address))
+	_, err = network.EnsureBridge(ctx, e.bridge(host.Bridge, address(host)))
 	return err
 }
 

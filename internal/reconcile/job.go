@@ -43,7 +43,7 @@ func (e *Engine) newJob(m *machine, vm spec.VM, caller Caller, show func(Progres
 func (j *job) bringUp(ctx context.Context, steps []plan.Step) error {
 	j.e.setState(j.m, spec.StateStarting, "")
 	for _, step := range steps {
-		if makesImage(step) {
+		if step.Kind == plan.MakeImage {
 			if err := j.begin(ctx); err != nil {
 				return err
 			}
@@ -56,7 +56,9 @@ func (j *job) bringUp(ctx context.Context, steps []plan.Step) error {
 }
 
 func (j *job) begin(ctx context.Context) error {
-	record := j.e.reserve(j.m, Record{VM: j.vm, VCPU: j.vm.EffectiveVCPU(j.e.KVM, j.e.Cores)})
+	host := j.host
+	host.VMs = nil
+	record := j.e.reserve(j.m, Record{VM: j.vm, Host: host, VCPU: j.vm.EffectiveVCPU(j.e.KVM, j.e.Cores)})
 	if err := j.save(record); err != nil {
 		return err
 	}
@@ -107,6 +109,8 @@ func (j *job) act(ctx context.Context, step plan.Step) error {
 		return j.startVMM(ctx)
 	case plan.AwaitReady:
 		return j.awaitReady(ctx)
+	case plan.UpdateVM:
+		return j.update(ctx)
 	default:
 		return j.actBack(ctx, step)
 	}
@@ -193,7 +197,7 @@ func (j *job) forget() error {
 func (e *Engine) reserve(m *machine, r Record) Record {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	r.UID = e.freeUID(m.name)
+	r.UID, r.Origin = e.freeUID(m.name), e.applied.Origins[m.name]
 	m.record = &r
 	return r.clone()
 }

@@ -2,21 +2,17 @@ package reconcile
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 
 	"bield/internal/firewall"
 	"bield/internal/network"
 	"bield/internal/plan"
-	"bield/internal/process"
 	"bield/internal/spec"
-	"bield/internal/state"
 )
 
-// observeHost says what of the host's own changes is in place. It needs
-// e.hostMu.
-func (e *Engine) observeHost() (spec.Observed, error) {
+// observeHost says what of the host's own changes is in place, for a spec of
+// that host. It needs e.hostMu.
+func (e *Engine) observeHost(host spec.Host) (spec.Observed, error) {
 	record, err := loadHost(e.Run)
 	if err != nil {
 		return spec.Observed{}, err
@@ -29,11 +25,15 @@ func (e *Engine) observeHost() (spec.Observed, error) {
 	if err != nil {
 		return spec.Observed{}, err
 	}
-	return spec.Observed{
+	o := spec.Observed{
 		Bridge:     part(record.Bridge != "", bridge),
 		Forwarding: part(record.Forwarding != nil, on),
 		Firewall:   part(record.Firewall, true),
-	}, nil
+	}
+	if record.Bridge != "" && host.Bridge != "" && (record.Bridge != host.Bridge || record.Address != address(host)) {
+		o.Bridge, o.OtherBridge = spec.Partial, true
+	}
+	return o, nil
 }
 
 func part(recorded, seen bool) spec.Part {
@@ -59,8 +59,47 @@ func (e *Engine) bridgeStands(record HostRecord) (bool, error) {
 	}), nil
 }
 
-// observeVM says what of one VM is there: its record names the resources, the
-// kernel says which of them live. It needs m.busy.
+// sight is what the kernel shows of bield's links and rules at one moment.
+type sight struct {
+	links network.Links
+	rules spec.Part
+}
+
+// look asks the kernel.
+func (e *Engine) look(ctx context.Context) (sight, error) {
+	links, err := network.Observe(e.Run.Owner())
+	if err != nil {
+		return sight{}, err
+	}
+	rules, err := firewall.Observe(ctx, e.Run.Owner())
+	if err != nil {
+		return sight{}, err
+	}
+	return sight{links: links, rules: part(true, rules.Matches(e.firewallConfig()))}, nil
+}
+
+// of says what of one VM is there: its record names the resources, the kernel
+// says which of them live.
+func (s sight) of(record *Record, r *run) spec.ObservedVM {
+	have := spec.ObservedVM{
+		Record: true, Spec: &record.VM, Host: &record.Host, Image: record.Image,
+		Ready: record.Ready != nil, Shares: map[string]bool{},
+	}
+	for _, share := range record.Shares {
+		p := r.share(share.Tag)
+		have.Shares[share.Tag] = p != nil && !over(p.Done())
+	}
+	have.VMM = record.VMM != nil && (r == nil || r.vmm == nil || !over(r.vmm.Done()))
+	have.Tap = part(record.Tap, slices.ContainsFunc(s.links.Taps, func(t network.TapStatus) bool {
+		return t.Name == record.VM.Tap() && t.Bridge == record.Host.Bridge
+	}))
+	if record.Firewall {
+		have.Firewall = s.rules
+	}
+	return have
+}
+
+// observeVM says what of one VM is there. It needs m.busy.
 func (e *Engine) observeVM(ctx context.Context, m *machine) (spec.ObservedVM, error) {
 	e.mu.Lock()
 	record, r := m.record, m.run
@@ -68,71 +107,24 @@ func (e *Engine) observeVM(ctx context.Context, m *machine) (spec.ObservedVM, er
 	if record == nil {
 		return spec.ObservedVM{}, nil
 	}
-	have := spec.ObservedVM{Record: true, Ready: record.Ready != nil, Shares: map[string]bool{}}
-	for _, s := range record.Shares {
-		p := r.share(s.Tag)
-		have.Shares[s.Tag] = p != nil && !over(p.Done())
-	}
-	have.VMM = record.VMM != nil && (r == nil || r.vmm == nil || !over(r.vmm.Done()))
-	links, err := network.Observe(e.Run.Owner())
+	s, err := e.look(ctx)
 	if err != nil {
-		return have, err
+		return spec.ObservedVM{Record: true}, err
 	}
-	bridge := e.host().Bridge
-	have.Tap = part(record.Tap, slices.ContainsFunc(links.Taps, func(t network.TapStatus) bool {
-		return t.Name == record.VM.Tap() && t.Bridge == bridge
-	}))
-	rules, err := firewall.Observe(ctx, e.Run.Owner())
-	if err != nil {
-		return have, err
-	}
-	have.Firewall = part(record.Firewall, rules.Matches(e.firewallConfig()))
-	return have, nil
+	return s.of(record, r), nil
 }
 
-// takeOver makes the engine hold a VM that an earlier daemon started. The error
-// says what of it is no longer there.
-func (e *Engine) takeOver(ctx context.Context, m *machine) error {
-	record := m.record.clone()
-	if record.VMM == nil || record.Ready == nil {
-		return errors.New("it had not come up")
+// restartNeeded lists what a VM that runs gets only by a restart. Needs e.mu.
+func (e *Engine) restartNeeded(vm spec.VM, m *machine, d digests) []string {
+	if m.record == nil || m.record.Ready == nil {
+		return nil
 	}
-	r := newRun()
-	if err := e.adoptProcesses(ctx, record, r); err != nil {
-		r.release()
-		return err
-	}
-	console, err := openConsole(state.Folder{Dir: e.host().StateDir}.Console(m.name), false)
+	digest, err := d.of(vm.Image)
 	if err != nil {
-		r.release()
-		return err
+		digest = "" // then nothing is known of it
 	}
-	r.console = console
-	j := e.newJob(m, record.VM, Caller{}, e.logProgress)
-	r.logs = j.logs()
-	e.mu.Lock()
-	m.run, m.state = r, spec.StateRunning
-	e.mu.Unlock()
-	e.attend(m, r)
-	return nil
-}
-
-func (e *Engine) adoptProcesses(ctx context.Context, record Record, r *run) (err error) {
-	if r.vmm, err = e.Driver.Adopt(ctx, e.Run.VM(record.VM.Name), *record.VMM); err != nil {
-		return fmt.Errorf("its VMM: %w", err)
-	}
-	for _, tag := range plan.Tags(record.VM) {
-		id := record.share(tag).Process
-		if id == nil {
-			return fmt.Errorf("share %s: %w", tag, process.ErrGone)
-		}
-		p, err := process.Adopt(*id)
-		if err != nil {
-			return fmt.Errorf("share %s: %w", tag, err)
-		}
-		r.addShare(tag, p)
-	}
-	return nil
+	have := spec.ObservedVM{Spec: &m.record.VM, Host: &m.record.Host, Image: m.record.Image}
+	return plan.RestartNeeded(plan.Wanted{VM: vm, Image: digest}, e.applied.Host, have)
 }
 
 func over(done <-chan struct{}) bool {

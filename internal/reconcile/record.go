@@ -20,10 +20,13 @@ import (
 // Record is the note of one VM's resources, written before each of them is
 // made and removed after the last is gone.
 type Record struct {
-	VM    spec.VM `json:"vm"`
-	UID   uint32  `json:"uid"` // of the VMM
-	VCPU  int     `json:"vcpu"`
-	Image string  `json:"image,omitempty"` // digest
+	VM spec.VM `json:"vm"`
+	// Host is what the host itself was when the VM was started; it has no VMs.
+	Host   spec.Host `json:"host"`
+	Origin string    `json:"origin"`
+	UID    uint32    `json:"uid"` // of the VMM
+	VCPU   int       `json:"vcpu"`
+	Image  string    `json:"image,omitempty"` // digest
 	// Firewall and Tap say that the resource may exist.
 	Firewall bool          `json:"firewall,omitempty"`
 	Tap      bool          `json:"tap,omitempty"`
@@ -33,6 +36,8 @@ type Record struct {
 	// Authorized lists the host users whose bield key opens the guest.
 	Authorized []uint32   `json:"authorized,omitempty"`
 	Ready      *time.Time `json:"ready,omitempty"`
+	// Stopping says that the VM is being taken away, by whatever began it.
+	Stopping bool `json:"stopping,omitempty"`
 }
 
 // ShareRecord is the note of one virtiofsd; Process is nil until it runs.
@@ -124,6 +129,26 @@ func loadRecords(run state.Run, log *slog.Logger) ([]Record, error) {
 type Applied struct {
 	Host    spec.Host         `json:"host"`
 	Origins map[string]string `json:"origins"`
+	// Owners are those who declared the VMs: what they may share, VMs get.
+	Owners map[string]spec.ID `json:"owners"`
+	// Gone are VMs that are no longer declared and whose state folder stays.
+	Gone map[string]GoneVM `json:"gone,omitempty"`
+}
+
+// GoneVM is what is known of a VM that is no longer declared.
+type GoneVM struct {
+	Origin string `json:"origin"`
+	UID    uint32 `json:"uid"` // of its user
+}
+
+// forget notes that a VM is no longer declared.
+func (a *Applied) forget(vm spec.VM, origin string) {
+	if a.Gone == nil {
+		a.Gone = map[string]GoneVM{}
+	}
+	if len(a.Gone) < spec.MaxVMs {
+		a.Gone[vm.Name] = GoneVM{Origin: origin, UID: vm.User.UID}
+	}
 }
 
 // statePointer is how a daemon finds the state folder again.
@@ -134,23 +159,38 @@ type statePointer struct {
 // loadApplied reads the applied spec of this run directory; a host to which
 // nothing was applied yet has an empty one.
 func loadApplied(run state.Run) (Applied, error) {
-	applied := Applied{Origins: map[string]string{}}
-	pointer := statePointer{StateDir: spec.DefaultStateDir}
-	err := state.Read(run.StatePointer(), &pointer)
-	if errors.Is(err, fs.ErrNotExist) {
-		if run.Dir != "/run/bield" {
-			return applied, nil
-		}
-		err = nil
-	}
-	if err != nil {
+	applied := Applied{Origins: map[string]string{}, Owners: map[string]spec.ID{}}
+	dir, err := findStateDir(run)
+	if err != nil || dir == "" {
 		return applied, err
 	}
-	err = state.Read(state.Folder{Dir: pointer.StateDir}.Applied(), &applied)
+	err = state.Read(state.Folder{Dir: dir}.Applied(), &applied)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	return applied, err
+}
+
+// findStateDir reads the pointer in the run directory. A host's own bield, that
+// of the default run directory, finds its state folder after a reboot too: by a
+// second pointer in the default state folder, or it is that one.
+func findStateDir(run state.Run) (string, error) {
+	pointers := []string{run.StatePointer()}
+	if run.Dir == state.DefaultRunDir {
+		pointers = append(pointers, state.Folder{Dir: spec.DefaultStateDir}.Pointer())
+	}
+	for _, path := range pointers {
+		var p statePointer
+		if err := state.Read(path, &p); err == nil {
+			return p.StateDir, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	if run.Dir == state.DefaultRunDir {
+		return spec.DefaultStateDir, nil
+	}
+	return "", nil
 }
 
 func saveApplied(run state.Run, applied Applied) error {
@@ -161,5 +201,12 @@ func saveApplied(run state.Run, applied Applied) error {
 	if err := state.Write(folder.Applied(), applied, 0o600); err != nil {
 		return err
 	}
-	return state.Write(run.StatePointer(), statePointer{StateDir: folder.Dir}, 0o600)
+	pointer := statePointer{StateDir: folder.Dir}
+	if run.Dir == state.DefaultRunDir {
+		usual := state.Folder{Dir: spec.DefaultStateDir}
+		if err := errors.Join(usual.Make(), state.Write(usual.Pointer(), pointer, 0o600)); err != nil {
+			return err
+		}
+	}
+	return state.Write(run.StatePointer(), pointer, 0o600)
 }

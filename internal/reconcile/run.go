@@ -268,14 +268,35 @@ func (e *Engine) follow(m *machine, r *run) {
 
 func (e *Engine) ended(ctx context.Context, m *machine, r *run) {
 	e.Log.Info("VM ended", "vm", m.name, "cause", r.cause)
-	failure := ""
-	end := spec.StateDown
-	if r.cause != nil {
-		end, failure = spec.StateFailed, r.cause.Error()
+	e.mu.Lock()
+	ran := time.Duration(0)
+	if m.record != nil && m.record.Ready != nil {
+		ran = time.Since(*m.record.Ready)
+	}
+	e.mu.Unlock()
+	again := e.startsAgain(m.name, r.cause != nil)
+	if !again {
+		e.setFate(m.name, func(f *Fate) { *f = Fate{Failure: text(r.cause), Restarts: f.Restarts} })
 	}
 	if err := e.takeBack(ctx, m, e.logProgress); err != nil {
 		e.Log.Error("remove what is left", "vm", m.name, "error", err)
-		end, failure = spec.StateFailed, err.Error()
+		e.fail(m, err)
+		return
 	}
-	e.setState(m, end, failure)
+	switch {
+	case again:
+		e.restartLater(m, text(r.cause), ran)
+	case r.cause != nil:
+		e.setState(m, spec.StateFailed, r.cause.Error())
+	default:
+		e.setState(m, spec.StateDown, "")
+	}
+}
+
+// text is an error's, or "".
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }

@@ -17,11 +17,14 @@ const (
 	EnvCacheDir = "BIELD_CACHE_DIR"
 )
 
+// DefaultRunDir is the run directory of a host's own bield.
+const DefaultRunDir = "/run/bield"
+
 // Run is the run directory: sockets, records of what runs, and logs.
 type Run struct{ Dir string }
 
-// RunFromEnv takes BIELD_RUN_DIR, or /run/bield.
-func RunFromEnv() Run { return Run{Dir: cmp.Or(os.Getenv(EnvRunDir), "/run/bield")} }
+// RunFromEnv takes BIELD_RUN_DIR, or DefaultRunDir.
+func RunFromEnv() Run { return Run{Dir: cmp.Or(os.Getenv(EnvRunDir), DefaultRunDir)} }
 
 // Socket is where bieldd listens.
 func (r Run) Socket() string { return filepath.Join(r.Dir, "bieldd.sock") }
@@ -46,6 +49,9 @@ func (r Run) VM(name string) string { return filepath.Join(r.Dir, "vms", name) }
 
 // KnownHosts pins the host key of one VM for OpenSSH.
 func (r Run) KnownHosts(vm string) string { return filepath.Join(r.VM(vm), "known_hosts") }
+
+// Fates notes what is to become of VMs.
+func (r Run) Fates() string { return filepath.Join(r.Dir, "fates.json") }
 
 // StatePointer names the state folder that the applied spec uses.
 func (r Run) StatePointer() string { return filepath.Join(r.Dir, "state.json") }
@@ -92,6 +98,10 @@ func (f Folder) own() string { return filepath.Join(f.Dir, "_bield") }
 
 // Applied is the applied spec.
 func (f Folder) Applied() string { return filepath.Join(f.own(), "applied.json") }
+
+// Pointer names the state folder that the host's own bield uses, where that is
+// another one than this.
+func (f Folder) Pointer() string { return filepath.Join(f.own(), "state.json") }
 
 // DaemonKey is the private SSH key of bieldd.
 func (f Folder) DaemonKey() string { return filepath.Join(f.own(), "keys", "bieldd", "id_ed25519") }

@@ -83,6 +83,30 @@ func (c *Client) Up(ctx context.Context, request api.UpRequest, show func(api.Ev
 	return c.stream(ctx, api.PathUp, request, show)
 }
 
+// Start brings VMs up as they were applied last; each event goes to show.
+func (c *Client) Start(ctx context.Context, request api.StartRequest, show func(api.Event)) error {
+	return c.stream(ctx, api.PathStart, request, show)
+}
+
+// Plan says what Apply would do.
+func (c *Client) Plan(ctx context.Context, request api.ApplyRequest) (api.PlanReply, error) {
+	var reply api.PlanReply
+	err := c.call(ctx, http.MethodPost, api.PathPlan, request, &reply)
+	return reply, err
+}
+
+// Apply brings about what a file declares; each event goes to show.
+func (c *Client) Apply(ctx context.Context, request api.ApplyRequest, show func(api.Event)) error {
+	return c.stream(ctx, api.PathApply, request, show)
+}
+
+// Wait returns once a VM neither runs nor is about to.
+func (c *Client) Wait(ctx context.Context, name string) (api.WaitReply, error) {
+	var reply api.WaitReply
+	err := c.call(ctx, http.MethodPost, expand(api.PathWait, "name", name), nil, &reply)
+	return reply, err
+}
+
 // Down stops VMs; each event goes to show.
 func (c *Client) Down(ctx context.Context, request api.DownRequest, show func(api.Event)) error {
 	return c.stream(ctx, api.PathDown, request, show)

@@ -1,0 +1,154 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"bield/internal/plan"
+	"bield/internal/process"
+	"bield/internal/spec"
+	"bield/internal/state"
+)
+
+// adopt takes over what an earlier daemon of this run directory left. What
+// cannot be taken over or removed is logged, and is tried again by `down`: a
+// daemon that does not serve would help nobody.
+func (e *Engine) adopt(ctx context.Context) error {
+	records, err := loadRecords(e.Run, e.Log)
+	if err != nil {
+		return err
+	}
+	for _, record := range records {
+		m := e.machine(record.VM.Name)
+		e.mu.Lock()
+		m.record = &record
+		e.mu.Unlock()
+	}
+	for _, record := range records {
+		e.adoptOne(ctx, e.machine(record.VM.Name))
+	}
+	e.showFailures()
+	if err := e.hostDown(ctx, e.logProgress); err != nil {
+		e.Log.Error("take back what was changed on the host", "error", err)
+	}
+	return nil
+}
+
+// adoptOne goes on where the earlier daemon stopped: with a VM that runs, or
+// with taking away one that was to go.
+func (e *Engine) adoptOne(ctx context.Context, m *machine) {
+	if !m.acquireNow() {
+		return
+	}
+	defer m.release()
+	record := m.record
+	f, _ := e.fate(m.name)
+	var err error
+	switch {
+	case record.Stopping:
+		err = errors.New("it was being stopped")
+	case record.Ready == nil:
+		err = errors.New("it had not come up")
+	case !f.Run:
+		err = errors.New("it was to be stopped")
+	default:
+		err = e.takeOver(ctx, m)
+	}
+	if err == nil {
+		return
+	}
+	e.Log.Warn("remove what is left", "vm", m.name, "reason", err)
+	if downErr := e.removeVM(ctx, m, e.logProgress); downErr != nil {
+		e.Log.Error("remove what is left", "vm", m.name, "error", downErr)
+		e.setState(m, spec.StateFailed, downErr.Error())
+		return
+	}
+	e.setState(m, spec.StateDown, "")
+	ended, unborn := f.Run && record.Ready != nil, !f.Run && record.Ready == nil
+	if !record.Stopping && (unborn || ended && !e.startsAgain(m.name, true)) {
+		e.fail(m, fmt.Errorf("it did not survive its daemon: %w", err))
+	}
+}
+
+// showFailures shows why VMs have failed that an earlier daemon knew of.
+func (e *Engine) showFailures() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for name, f := range e.fates {
+		if m := e.hold(name); f.Failure != "" && m.record == nil {
+			m.state, m.failure = spec.StateFailed, f.Failure
+		}
+	}
+}
+
+// Resume starts the VMs that should run and don't: those that start with the
+// daemon, and those that an earlier daemon was about to start. It returns at
+// once.
+func (e *Engine) Resume() {
+	e.mu.Lock()
+	vms := e.applied.Host.VMs
+	e.mu.Unlock()
+	for _, vm := range vms {
+		m := e.machine(vm.Name)
+		e.mu.Lock()
+		there := m.record != nil
+		e.mu.Unlock()
+		if there || !e.toRun(vm) {
+			continue
+		}
+		e.goOn(func(ctx context.Context) {
+			// From now on it is wanted, and its policy says what a failure means.
+			e.setFate(vm.Name, func(f *Fate) { f.Run = true })
+			err := e.withVM(ctx, vm.Name, e.logProgress, func(ctx context.Context, j *job) error { return j.tryAgain(ctx) })
+			if err != nil {
+				e.Log.Warn("start", "vm", vm.Name, "error", err)
+			}
+		})
+	}
+}
+
+// takeOver makes the engine hold a VM that an earlier daemon started. The error
+// says what of it is no longer there.
+func (e *Engine) takeOver(ctx context.Context, m *machine) error {
+	record := m.record.clone()
+	if record.VMM == nil {
+		return errors.New("it has no VMM")
+	}
+	r := newRun()
+	if err := e.adoptProcesses(ctx, record, r); err != nil {
+		r.release()
+		return err
+	}
+	console, err := openConsole(state.Folder{Dir: record.Host.StateDir}.Console(m.name), false)
+	if err != nil {
+		r.release()
+		return err
+	}
+	r.console = console
+	j := e.newJob(m, record.VM, Caller{}, e.logProgress)
+	r.logs = j.logs()
+	e.mu.Lock()
+	m.run, m.state = r, spec.StateRunning
+	e.mu.Unlock()
+	e.attend(m, r)
+	return nil
+}
+
+func (e *Engine) adoptProcesses(ctx context.Context, record Record, r *run) (err error) {
+	if r.vmm, err = e.Driver.Adopt(ctx, e.Run.VM(record.VM.Name), *record.VMM); err != nil {
+		return fmt.Errorf("its VMM: %w", err)
+	}
+	for _, tag := range plan.Tags(record.VM) {
+		id := record.share(tag).Process
+		if id == nil {
+			return fmt.Errorf("share %s: %w", tag, process.ErrGone)
+		}
+		p, err := process.Adopt(*id)
+		if err != nil {
+			return fmt.Errorf("share %s: %w", tag, err)
+		}
+		r.addShare(tag, p)
+	}
+	return nil
+}

@@ -1,0 +1,142 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"bield/internal/spec"
+)
+
+// maxRestartDelay is the longest pause before a VM that ends again and again is
+// started once more, and how long it must have run for the first pause to count
+// again.
+const maxRestartDelay = 5 * time.Minute
+
+// retry is a start to come of a VM that has ended by itself.
+type retry struct {
+	timer *time.Timer
+	at    time.Time
+}
+
+// startsAgain says whether a VM's restart policy wants it back after it has
+// ended by itself. A VM that is no longer declared stays away.
+func (e *Engine) startsAgain(name string, failed bool) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	vm, declared := e.applied.Host.VM(name)
+	switch {
+	case !declared || !e.fates[name].Run:
+		return false
+	case vm.Restart == spec.RestartAlways:
+		return true
+	default:
+		return vm.Restart == spec.RestartOnFailure && failed
+	}
+}
+
+// restartLater starts a VM after a pause that grows. ran is how long it was
+// usable. Needs m.busy.
+func (e *Engine) restartLater(m *machine, why string, ran time.Duration) {
+	if ran >= maxRestartDelay {
+		e.setFate(m.name, func(f *Fate) { f.Restarts = 0 })
+	}
+	f, _ := e.fate(m.name)
+	delay := restartDelay(e.RestartDelay, f.Restarts)
+	e.setFate(m.name, func(f *Fate) { f.Restarts++ })
+	e.mu.Lock()
+	m.retry = &retry{at: time.Now().Add(delay), timer: time.AfterFunc(delay, func() { e.restart(m) })}
+	e.mu.Unlock()
+	if why == "" {
+		why = "its guest powered it off"
+	}
+	e.setState(m, spec.StateRestarting, why)
+}
+
+// restartDelay doubles with each try.
+func restartDelay(first time.Duration, tries int) time.Duration {
+	if tries >= 20 || first<<tries > maxRestartDelay {
+		return maxRestartDelay
+	}
+	return first << tries
+}
+
+// dropRetry ends the waiting for another start. Needs m.busy.
+func (e *Engine) dropRetry(m *machine) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if m.retry != nil {
+		m.retry.timer.Stop()
+		m.retry = nil
+	}
+}
+
+// restart is what a retry comes to.
+func (e *Engine) restart(m *machine) {
+	e.goOn(func(ctx context.Context) {
+		err := e.withVM(ctx, m.name, e.logProgress, func(ctx context.Context, j *job) error {
+			e.mu.Lock()
+			wanted := m.retry != nil
+			m.retry = nil
+			e.mu.Unlock()
+			if !wanted {
+				return nil
+			}
+			return j.tryAgain(ctx)
+		})
+		if err != nil {
+			e.Log.Warn("start again", "vm", m.name, "error", err)
+		}
+	})
+}
+
+// tryAgain starts a VM that is wanted though nobody waits for it; when that
+// fails its restart policy says what follows.
+func (j *job) tryAgain(ctx context.Context) error {
+	err := j.bring(ctx, order{again: true})
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if j.e.startsAgain(j.vm.Name, true) {
+		j.e.restartLater(j.m, err.Error(), 0)
+		return err
+	}
+	j.e.fail(j.m, err)
+	return err
+}
+
+// fail notes that a VM is not what it should be, and why.
+func (e *Engine) fail(m *machine, why error) {
+	e.setFate(m.name, func(f *Fate) { f.Run, f.Failure = false, why.Error() })
+	e.setState(m, spec.StateFailed, why.Error())
+}
+
+// goOn runs work of the engine's own, which ends when the engine closes.
+func (e *Engine) goOn(work func(context.Context)) {
+	e.mu.Lock()
+	closed := over(e.closing)
+	if !closed {
+		e.tasks.Add(1)
+	}
+	e.mu.Unlock()
+	if closed {
+		return
+	}
+	go func() {
+		defer e.tasks.Done()
+		ctx, cancel := context.WithCancelCause(context.Background())
+		defer cancel(nil)
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() {
+			select {
+			case <-e.closing:
+				cancel(errClosing)
+			case <-stop:
+			}
+		}()
+		work(ctx)
+	}()
+}
+
+var errClosing = fmt.Errorf("bieldd ends: %w", context.Canceled)
