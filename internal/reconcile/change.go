@@ -41,7 +41,11 @@ func (e *Engine) withVM(ctx context.Context, name string, show func(Progress), w
 		return err
 	}
 	defer j.close()
-	if err := work(ctx, j); err != nil {
+	err = work(ctx, j)
+	if cause := context.Cause(ctx); errors.Is(err, context.Canceled) && cause != nil {
+		err = cause
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil

@@ -179,19 +179,22 @@ func (e *Engine) firewallConfig() firewall.Config {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	host := e.applied.Host
-	config := firewall.Config{
+	var vms []firewall.VM
+	for _, name := range e.running() {
+		if r := e.vms[name].record; r.Firewall {
+			// All VMs with rules are on one bridge, at times that of the spec before.
+			host.Bridge, host.Subnet = r.Host.Bridge, r.Host.Subnet
+			vms = append(vms, firewall.VM{Tap: r.VM.Tap(), MAC: r.VM.MAC, IP: r.VM.IP})
+		}
+	}
+	return firewall.Config{
 		Owner:             e.Run.Owner(),
 		Bridge:            host.Bridge,
 		Gateway:           host.Gateway(),
 		Subnet:            host.Subnet,
 		ExternalInterface: host.ExternalInterface,
+		VMs:               vms,
 	}
-	for _, name := range e.running() {
-		if r := e.vms[name].record; r.Firewall {
-			config.VMs = append(config.VMs, firewall.VM{Tap: r.VM.Tap(), MAC: r.VM.MAC, IP: r.VM.IP})
-		}
-	}
-	return config
 }
 
 func (e *Engine) removeFirewall(ctx context.Context) error {
