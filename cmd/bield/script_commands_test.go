@@ -7,26 +7,22 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
 	"bield/internal/spec"
+	"bield/test/host"
 )
-
-// patience is how long a script waits for anything.
-const patience = 15 * time.Second
 
 // commands are what scripts have beside testscript's own: see
 // testdata/script/README.md.
 func commands() map[string]func(*testscript.TestScript, bool, []string) {
-	table := map[string]func(*testscript.TestScript, *host, []string) error{
+	table := map[string]func(*testscript.TestScript, *host.Host, []string) error{
 		"exits": runExits, "daemon": runDaemon, "end-daemon": runEndDaemon, "await": runAwait,
 		"await-file": runAwaitFile, "slay": runSlay, "clean": runClean, "plain": runPlain, "chown": runChown,
 	}
@@ -47,7 +43,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 var errArguments = errors.New("wrong arguments")
 
 // runExits is exec for a command that must end with one exit code.
-func runExits(ts *testscript.TestScript, _ *host, args []string) error {
+func runExits(ts *testscript.TestScript, _ *host.Host, args []string) error {
 	if len(args) < 2 {
 		return errArguments
 	}
@@ -70,51 +66,45 @@ func runExits(ts *testscript.TestScript, _ *host, args []string) error {
 	return nil
 }
 
-func environ(ts *testscript.TestScript) []string {
-	var env []string
-	for _, name := range []string{"PATH", "HOME", "BIELD_RUN_DIR", "BIELD_CACHE_DIR", "http_proxy", "GOCOVERDIR"} {
-		if value := ts.Getenv(name); value != "" {
-			env = append(env, name+"="+value)
-		}
+func runDaemon(ts *testscript.TestScript, h *host.Host, args []string) error {
+	set := map[string]string{}
+	for name := range h.Environment() {
+		set[name] = ts.Getenv(name)
 	}
-	return env
+	return h.StartDaemon(set, args...)
 }
 
-func runDaemon(ts *testscript.TestScript, h *host, args []string) error {
-	return h.startDaemon(environ(ts), filepath.Join(os.Getenv(envInside), "bin", "bieldd"), args...)
-}
-
-func runEndDaemon(_ *testscript.TestScript, h *host, args []string) error {
+func runEndDaemon(_ *testscript.TestScript, h *host.Host, args []string) error {
 	if len(args) != 1 || unix.SignalNum("SIG"+args[0]) == 0 {
 		return errArguments
 	}
-	if pid, err := h.daemonPID(); err != nil || pid == 0 {
+	if pid, err := h.DaemonPID(); err != nil || pid == 0 {
 		return fmt.Errorf("no daemon runs: %w", err)
 	}
-	return h.endDaemon(unix.SignalNum("SIG" + args[0]))
+	return h.EndDaemon(unix.SignalNum("SIG" + args[0]))
 }
 
 // runAwait waits until a VM has one of some states, nothing is left, or there
 // is no daemon.
-func runAwait(_ *testscript.TestScript, h *host, args []string) error {
+func runAwait(_ *testscript.TestScript, h *host.Host, args []string) error {
 	switch {
 	case len(args) == 2:
 		return awaitState(h, args[0], strings.Split(args[1], "|"))
 	case len(args) == 1 && args[0] == "clean":
-		if !waitFor(patience, func() bool { return len(h.leftovers()) == 0 }) {
-			return fmt.Errorf("left: %s", strings.Join(h.leftovers(), "; "))
+		if !host.WaitFor(host.Patience, func() bool { return len(h.Leftovers()) == 0 }) {
+			return fmt.Errorf("left: %s", strings.Join(h.Leftovers(), "; "))
 		}
 		return nil
 	case len(args) == 1 && args[0] == "no-daemon":
-		return h.awaitDaemonsEnd()
+		return h.AwaitDaemonsEnd()
 	}
 	return errArguments
 }
 
-func awaitState(h *host, name string, states []string) error {
+func awaitState(h *host.Host, name string, states []string) error {
 	var last []spec.VMStatus
-	reached := waitFor(patience, func() bool {
-		reply, err := h.client.VMs(context.Background())
+	reached := host.WaitFor(host.Patience, func() bool {
+		reply, err := h.Client.VMs(context.Background())
 		last = reply.VMs
 		return err == nil && slices.ContainsFunc(last, func(vm spec.VMStatus) bool {
 			return vm.Name == name && slices.Contains(states, string(vm.State))
@@ -126,12 +116,12 @@ func awaitState(h *host, name string, states []string) error {
 	return nil
 }
 
-func runAwaitFile(ts *testscript.TestScript, _ *host, args []string) error {
+func runAwaitFile(ts *testscript.TestScript, _ *host.Host, args []string) error {
 	if len(args) != 1 {
 		return errArguments
 	}
 	there := func() bool { _, err := os.Stat(ts.MkAbs(args[0])); return err == nil }
-	if !waitFor(patience, there) {
+	if !host.WaitFor(host.Patience, there) {
 		return fmt.Errorf("%s does not appear", args[0])
 	}
 	return nil
@@ -139,7 +129,7 @@ func runAwaitFile(ts *testscript.TestScript, _ *host, args []string) error {
 
 // runSlay kills a process that a record names, `vmm VM` or `share VM TAG`, and
 // waits for its end.
-func runSlay(_ *testscript.TestScript, h *host, args []string) error {
+func runSlay(_ *testscript.TestScript, h *host.Host, args []string) error {
 	if len(args) < 2 {
 		return errArguments
 	}
@@ -151,7 +141,7 @@ func runSlay(_ *testscript.TestScript, h *host, args []string) error {
 			Process *id
 		}
 	}
-	data, err := os.ReadFile(h.run.Record(args[1]))
+	data, err := os.ReadFile(h.Run.Record(args[1]))
 	if err != nil {
 		return err
 	}
@@ -175,14 +165,14 @@ func runSlay(_ *testscript.TestScript, h *host, args []string) error {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
 		return err
 	}
-	if !ends(fd, patience) {
+	if !host.Ends(fd, host.Patience) {
 		return fmt.Errorf("process %d does not end", victim.PID)
 	}
 	return nil
 }
 
-func runClean(_ *testscript.TestScript, h *host, _ []string) error {
-	if left := h.leftovers(); len(left) > 0 {
+func runClean(_ *testscript.TestScript, h *host.Host, _ []string) error {
+	if left := h.Leftovers(); len(left) > 0 {
 		return fmt.Errorf("left: %s", strings.Join(left, "; "))
 	}
 	return nil
@@ -190,14 +180,14 @@ func runClean(_ *testscript.TestScript, h *host, _ []string) error {
 
 // runPlain writes a file anew with what differs from run to run replaced:
 // durations by TIME, the script's folder by WORK, and pids by PID.
-func runPlain(ts *testscript.TestScript, h *host, args []string) error {
+func runPlain(ts *testscript.TestScript, h *host.Host, args []string) error {
 	if len(args) != 2 {
 		return errArguments
 	}
-	return os.WriteFile(ts.MkAbs(args[1]), []byte(plainText(ts.ReadFile(args[0]), h.work)), 0o644)
+	return os.WriteFile(ts.MkAbs(args[1]), []byte(plainText(ts.ReadFile(args[0]), h.Work)), 0o644)
 }
 
-func runChown(ts *testscript.TestScript, _ *host, args []string) error {
+func runChown(ts *testscript.TestScript, _ *host.Host, args []string) error {
 	if len(args) != 2 {
 		return errArguments
 	}

@@ -139,5 +139,6 @@ func newEngine(ctx context.Context, run state.Run, cache state.Cache, o options,
 		BootTimeout:  o.boot,
 		RestartDelay: max(o.restart, time.Millisecond),
 		Log:          log,
+		Hook:         hook(),
 	})
 }

@@ -82,7 +82,10 @@ func (b *builder) tree() string { return filepath.Join(b.dir, "tree") }
 func (b *builder) work() string { return filepath.Join(b.dir, "tree", "work") }
 func (b *builder) root() string { return filepath.Join(b.dir, "tree", "rootfs") }
 
-func (b *builder) step(name string) { b.progress(Progress{Digest: b.digest, Step: name}) }
+func (b *builder) step(name string) {
+	b.store.at(name)
+	b.progress(Progress{Digest: b.digest, Step: name})
+}
 
 func (b *builder) build(ctx context.Context) (err error) {
 	if err := b.prepare(ctx); err != nil {
@@ -93,9 +96,11 @@ func (b *builder) build(ctx context.Context) (err error) {
 			err = errors.Join(err, b.discard())
 		}
 	}()
+	b.store.at("folders are made")
 	if err := b.bootstrap(ctx); err != nil {
 		return err
 	}
+	b.store.at("tree is made")
 	release, err := b.kernel()
 	if err != nil {
 		return err
@@ -103,6 +108,7 @@ func (b *builder) build(ctx context.Context) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	b.store.at("kernel and modules are made")
 	return b.publish(release)
 }
 
@@ -144,6 +150,7 @@ func (b *builder) prepare(ctx context.Context) error {
 		return err
 	}
 	b.dir = dir
+	b.store.at("folder is made")
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return err
 	}
@@ -324,9 +331,11 @@ func (b *builder) publish(release string) error {
 	if err := syncFileSystem(b.dir); err != nil {
 		return err
 	}
+	b.store.at("manifest is written")
 	if err := os.Rename(b.dir, b.store.path(b.digest)); err != nil {
 		return err
 	}
+	b.store.at("image has its name")
 	return errors.Join(syncFileSystem(b.store.Dir), removeFile(b.store.logPath(b.digest)))
 }
 

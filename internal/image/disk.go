@@ -23,7 +23,7 @@ func (i Image) Disk(ctx context.Context, progress func(Progress)) (string, error
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	lock, err := Store{Dir: i.store}.waitLock(ctx, i.Digest, func() {
+	lock, err := i.store.waitLock(ctx, i.Digest, func() {
 		progress(Progress{Digest: i.Digest, Step: "wait for another process at the same image"})
 	})
 	if err != nil {
@@ -58,13 +58,19 @@ func (i Image) makeDisk(ctx context.Context, path string) error {
 	if err := out.Chown(int(i.Inputs.UIDBase), int(i.Inputs.UIDBase)); err != nil {
 		return errors.Join(err, removeFile(tmp))
 	}
+	i.store.at("disk is begun")
 	if err := i.runMkfs(ctx, tmp); err != nil {
 		return errors.Join(err, removeFile(tmp))
 	}
 	if err := errors.Join(out.Chown(0, 0), out.Chmod(0o644), out.Sync()); err != nil {
 		return errors.Join(err, removeFile(tmp))
 	}
-	return os.Rename(tmp, path)
+	i.store.at("disk is made")
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	i.store.at("disk has its name")
+	return nil
 }
 
 func (i Image) runMkfs(ctx context.Context, target string) error {

@@ -160,6 +160,7 @@ func (i Image) writeInitrd(path string, program []byte) error {
 		return fmt.Errorf("make initramfs: %w", err)
 	}
 	defer func() { _ = out.Cleanup() }()
+	i.store.at("initramfs is begun")
 	modules, err := os.Open(i.Modules())
 	if err != nil {
 		return fmt.Errorf("make initramfs: %w", err)
@@ -171,8 +172,10 @@ func (i Image) writeInitrd(path string, program []byte) error {
 	if err := writeArchive(out, []cpio.Record{cpio.StaticFile(guestconfig.InitPath, string(program), 0o755)}); err != nil {
 		return err
 	}
+	i.store.at("initramfs is made")
 	if err := out.CloseAtomicallyReplace(); err != nil {
 		return fmt.Errorf("make initramfs: %w", err)
 	}
+	i.store.at("initramfs has its name")
 	return nil
 }

@@ -130,6 +130,7 @@ func (b *builder) follow(out io.Reader, log io.Writer) error {
 			}
 		}
 		if watch.see(strings.TrimSpace(string(line))) {
+			b.store.at(strings.TrimSpace(watch.step + " " + watch.detail))
 			b.progress(Progress{Digest: b.digest, Step: watch.step, Detail: watch.detail})
 		}
 		switch {

@@ -18,7 +18,19 @@ import (
 var ErrNotFound = errors.New("no such image")
 
 // Store is a folder of images.
-type Store struct{ Dir string }
+type Store struct {
+	Dir string
+	// Hook, when set, is told of each stage of making an image as it is
+	// reached: tests kill the process there.
+	Hook func(point string)
+}
+
+// at tells the hook.
+func (s Store) at(point string) {
+	if s.Hook != nil {
+		s.Hook("image: " + point)
+	}
+}
 
 // manifestVersion is the format of manifest.json.
 const manifestVersion = 1
@@ -38,7 +50,8 @@ type Manifest struct {
 // Image is a whole image in a store.
 type Image struct {
 	Manifest
-	dir, store string
+	dir   string
+	store Store
 }
 
 // Dir is the image's folder.
@@ -99,7 +112,7 @@ func (s Store) Find(digest string) (Image, error) {
 	if m.Version != manifestVersion || m.Digest != digest {
 		return Image{}, fmt.Errorf("image %s: its manifest is of version %d for %q: %w", digest, m.Version, m.Digest, ErrNotFound)
 	}
-	img := Image{Manifest: m, dir: dir, store: s.Dir}
+	img := Image{Manifest: m, dir: dir, store: s}
 	if err := img.whole(); err != nil {
 		return Image{}, fmt.Errorf("image %s: %w", digest, err)
 	}

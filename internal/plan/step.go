@@ -41,18 +41,23 @@ type Step struct {
 	Reason string
 }
 
-// String is the step as a plan prints it.
-func (s Step) String() string {
+// Name is what the step does to whom: "one: share workspace".
+func (s Step) Name() string {
 	subject := s.VM
 	if subject == "" {
 		subject = "host"
 	}
-	action := string(s.Kind)
+	name := subject + ": " + string(s.Kind)
 	if s.Share != "" {
-		action += " " + s.Share
+		name += " " + s.Share
 	}
+	return name
+}
+
+// String is the step as a plan prints it.
+func (s Step) String() string {
 	if s.Reason == "" {
-		return fmt.Sprintf("%s: %s", subject, action)
+		return s.Name()
 	}
-	return fmt.Sprintf("%s: %s (%s)", subject, action, s.Reason)
+	return fmt.Sprintf("%s (%s)", s.Name(), s.Reason)
 }

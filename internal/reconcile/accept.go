@@ -49,9 +49,11 @@ func (e *Engine) accept(caller Caller, request UpRequest, whole bool) (accepted,
 	if err != nil {
 		return a, err
 	}
+	e.at("before accept")
 	if err := saveApplied(e.Run, a.after); err != nil {
 		return a, err
 	}
+	e.at("after accept")
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.applied = a.after

@@ -46,6 +46,18 @@ type Options struct {
 	// started again.
 	RestartDelay time.Duration
 	Log          *slog.Logger
+	// Hook, when set, is told of each point of each step as it is reached:
+	// "before one: tap" and "after one: tap", and "amid one: tap" where the
+	// step was written down and not done, or done and not struck out. Tests
+	// kill the daemon there.
+	Hook func(point string)
+}
+
+// at tells the hook.
+func (o Options) at(point string) {
+	if o.Hook != nil {
+		o.Hook(point)
+	}
 }
 
 // Progress is one thing that happened to a step.
@@ -123,7 +135,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		Options: o, images: image.Store{Dir: o.Cache.Images()}, applied: applied, fates: fates,
+		Options: o, images: image.Store{Dir: o.Cache.Images(), Hook: o.Hook}, applied: applied, fates: fates,
 		vms: map[string]*machine{}, claims: map[string]int{}, starts: make(chan struct{}, max(1, o.Cores)), closing: make(chan struct{}),
 		changed: make(chan struct{}),
 	}

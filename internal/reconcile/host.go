@@ -65,7 +65,7 @@ func (e *Engine) hostDown(ctx context.Context, show func(Progress)) error {
 func (e *Engine) hostSteps(ctx context.Context, steps []plan.Step, host spec.Host, show func(Progress)) error {
 	act := func(ctx context.Context, step plan.Step) error { return e.hostAct(ctx, step, host) }
 	for _, step := range steps {
-		if err := perform(ctx, step, act, show); err != nil {
+		if err := e.perform(ctx, step, act, show); err != nil {
 			return err
 		}
 	}
@@ -104,7 +104,10 @@ func (e *Engine) changeHost(edit func(*HostRecord)) error {
 		return err
 	}
 	edit(&record)
-	return saveHost(e.Run, record)
+	e.at("before the record of the host")
+	err = saveHost(e.Run, record)
+	e.at("after the record of the host")
+	return err
 }
 
 func (e *Engine) bridge(name string, address netip.Prefix) network.Bridge {

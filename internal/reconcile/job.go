@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"time"
@@ -31,6 +30,7 @@ type job struct {
 	image   image.Image
 	keys    []sshaccess.Key // that open the guest
 	run     *run            // being put together
+	step    plan.Step       // under way
 }
 
 func (e *Engine) newJob(m *machine, vm spec.VM, caller Caller, show func(Progress)) *job {
@@ -62,6 +62,7 @@ func (j *job) begin(ctx context.Context) error {
 	if err := j.save(record); err != nil {
 		return err
 	}
+	j.e.at("amid " + j.vm.Name + ": begin")
 	if err := makeVMDir(j.e.Run.VM(j.vm.Name)); err != nil {
 		return err
 	}
@@ -70,11 +71,12 @@ func (j *job) begin(ctx context.Context) error {
 
 // do carries out one step of the VM and reports it.
 func (j *job) do(ctx context.Context, step plan.Step) error {
-	return perform(ctx, step, j.act, j.show)
+	j.step = step
+	return j.e.perform(ctx, step, j.act, j.show)
 }
 
 // perform carries out a step and reports its start and its end.
-func perform(ctx context.Context, step plan.Step, act func(context.Context, plan.Step) error, show func(Progress)) error {
+func (e *Engine) perform(ctx context.Context, step plan.Step, act func(context.Context, plan.Step) error, show func(Progress)) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -83,8 +85,10 @@ func perform(ctx context.Context, step plan.Step, act func(context.Context, plan
 		name += " " + step.Share
 	}
 	began := time.Now()
+	e.at("before " + step.Name())
 	show(Progress{VM: step.VM, Step: name, State: "start"})
 	err := act(ctx, step)
+	e.at("after " + step.Name())
 	p := Progress{VM: step.VM, Step: name, State: "done", Elapsed: time.Since(began)}
 	if err != nil {
 		p.State, p.Message = "failed", err.Error()
@@ -159,7 +163,9 @@ func (j *job) save(r Record) error {
 func (j *job) change(edit func(*Record)) error {
 	r := j.record()
 	edit(&r)
-	return j.save(r)
+	err := j.save(r)
+	j.e.at("amid " + j.step.Name())
+	return err
 }
 
 // drop edits the record after something was taken away. A disk without room for
@@ -168,6 +174,7 @@ func (j *job) change(edit func(*Record)) error {
 func (j *job) drop(edit func(*Record)) error {
 	r := j.record()
 	edit(&r)
+	j.e.at("amid " + j.step.Name())
 	if err := j.save(r); err != nil {
 		j.e.Log.Warn("record", "vm", j.m.name, "error", err)
 		j.e.mu.Lock()
@@ -179,11 +186,11 @@ func (j *job) drop(edit func(*Record)) error {
 
 // forget removes the VM's run directory and its record, in that order.
 func (j *job) forget() error {
-	err := errors.Join(
-		removeAll(j.e.Run.VM(j.m.name)),
-		state.Remove(j.e.Run.Record(j.m.name)),
-	)
-	if err != nil {
+	if err := removeAll(j.e.Run.VM(j.m.name)); err != nil {
+		return err
+	}
+	j.e.at("amid " + j.step.Name())
+	if err := state.Remove(j.e.Run.Record(j.m.name)); err != nil {
 		return err
 	}
 	j.e.mu.Lock()

@@ -1,0 +1,188 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"bield/internal/api/client"
+	"bield/internal/config"
+	"bield/internal/spec"
+	"bield/internal/state"
+	"bield/test/fakes"
+)
+
+// Host is one machine: namespaces of its own, a run directory, and the programs
+// that its bieldd finds.
+type Host struct {
+	// Work is the home of its user, with the run directory and the state folder.
+	Work string
+	Run  state.Run
+	// Cache is the image store's folder: that of all machines, unless it is set
+	// to another before the first daemon starts.
+	Cache  string
+	Client *client.Client
+
+	mounts, net string // namespaces
+	before      map[string]string
+	ssh         net.Listener
+}
+
+// New makes a machine of the calling thread, which the caller has locked and
+// which ends with its goroutine. work is a folder below Base; what it already
+// has of the machine's files stays.
+func New(work string) (*Host, error) {
+	h := &Host{Work: work, Run: state.Run{Dir: filepath.Join(work, "run")}, Cache: filepath.Join(Base(), "cache")}
+	h.Client = client.New(h.Run.Socket())
+	if err := h.furnish(); err != nil {
+		return nil, err
+	}
+	if err := h.enter(); err != nil {
+		return nil, fmt.Errorf("make namespaces: %w", err)
+	}
+	return h, nil
+}
+
+// Environment is what every program on the machine begins with.
+func (h *Host) Environment() map[string]string {
+	return map[string]string{
+		"HOME": h.Work, "BIN": filepath.Join(Base(), "bin"), "BIELD_RUN_DIR": h.Run.Dir, "BIELD_CACHE_DIR": h.Cache,
+		"TMPDIR": filepath.Join(h.Work, "tmp"),
+		// Only a proxy would know whether package sources can be reached.
+		"http_proxy": "http://127.0.0.1:9", "TERM": "dumb", "LC_ALL": "C.UTF-8",
+		"PATH": strings.Join([]string{filepath.Join(h.Work, "fakes"), filepath.Join(Base(), "bin"), os.Getenv("PATH")}, ":"),
+	}
+}
+
+// The user in the guests: nobody whom the machine knows.
+const (
+	guestUID = 4711
+	guestGID = 4712
+)
+
+// configuration is what a machine has that brings none of its own.
+const configuration = `stateDir: ~/state
+user: {name: dev, uid: 4711, gid: 4712}
+stopTimeout: 1s
+vms:
+  one: {ip: 192.168.83.2, workspace: ~/src, mem: 512}
+  two: {ip: 192.168.83.3, workspace: ~/src, mem: 1G}
+`
+
+// File is the configuration of the machine.
+func (h *Host) File() string { return filepath.Join(h.Work, ".config", "bield", "bield.yaml") }
+
+// furnish puts the fakes, a workspace and a configuration in place, where there
+// is none.
+func (h *Host) furnish() error {
+	dir := filepath.Join(h.Work, "fakes")
+	for _, open := range []string{filepath.Join(dir, "net"), filepath.Join(h.Work, "tmp")} {
+		if err := os.MkdirAll(open, 0o755); err != nil {
+			return err
+		}
+		// Not sticky: another VM's fake takes over an address that was left.
+		if err := os.Chmod(open, 0o777); err != nil {
+			return err
+		}
+	}
+	for name := range fakes.Programs() {
+		if err := install(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	src := filepath.Join(h.Work, "src")
+	if err := os.MkdirAll(src, 0o755); err != nil {
+		return err
+	}
+	if err := os.Chown(src, guestUID, guestGID); err != nil {
+		return err
+	}
+	if _, err := os.Stat(h.File()); err == nil {
+		return nil
+	}
+	return h.Declare(configuration)
+}
+
+// Declare writes the machine's configuration.
+func (h *Host) Declare(text string) error {
+	if err := os.MkdirAll(filepath.Dir(h.File()), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(h.File(), []byte(text), 0o644)
+}
+
+// Spec is the machine's configuration as bield reads it.
+func (h *Host) Spec(ctx context.Context) (spec.Host, error) {
+	env, err := config.HostEnv(ctx)
+	if err != nil {
+		return spec.Host{}, err
+	}
+	env.Caller.Home, env.Sudo = h.Work, nil
+	return config.Load(ctx, h.File(), env)
+}
+
+// enter puts this thread in namespaces of its own, where guests can be reached.
+func (h *Host) enter() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	// /sys shows the network namespace it was mounted in.
+	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+		return err
+	}
+	var err error
+	if h.mounts, err = os.Readlink("/proc/thread-self/ns/mnt"); err != nil {
+		return err
+	}
+	if h.net, err = os.Readlink("/proc/thread-self/ns/net"); err != nil {
+		return err
+	}
+	if err := fakes.RouteGuests(); err != nil {
+		return fmt.Errorf("route to the guests: %w", err)
+	}
+	if h.ssh, err = net.Listen("tcp4", ":22"); err != nil {
+		return err
+	}
+	go h.bringSSH()
+	h.before, err = fakes.Settings()
+	return err
+}
+
+// bringSSH takes each SSH connection to the fake guest of its address.
+func (h *Host) bringSSH() {
+	for {
+		conn, err := h.ssh.Accept()
+		if err != nil {
+			return
+		}
+		go h.bring(conn)
+	}
+}
+
+func (h *Host) bring(conn net.Conn) {
+	defer func() { _ = conn.Close() }()
+	address, _, err := net.SplitHostPort(conn.LocalAddr().String())
+	if err != nil {
+		return
+	}
+	guest, err := net.Dial("unix", filepath.Join(h.Work, "fakes", "net", address+".sock"))
+	if err != nil {
+		return
+	}
+	defer func() { _ = guest.Close() }()
+	ended := make(chan struct{}, 2)
+	for _, way := range [][2]net.Conn{{conn, guest}, {guest, conn}} {
+		go func() {
+			_, _ = io.Copy(way[0], way[1])
+			ended <- struct{}{}
+		}()
+	}
+	<-ended
+}
