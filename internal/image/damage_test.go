@@ -126,3 +126,51 @@ func TestLockWithoutName(t *testing.T) {
 		t.Errorf("two hold the lock: %v", err)
 	}
 }
+
+// TestSweep plants what a process leaves that dies in the middle.
+func TestSweep(t *testing.T) {
+	w := newWorkshop(t, goodBuild)
+	img, err := w.store.Build(t.Context(), w.in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := strings.Repeat("a", 64)
+	held, err := w.store.tryLock(busy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	goes := []string{
+		filepath.Join(w.store.Dir, tmpPrefix(img.Digest)+"1", "tree"), filepath.Join(w.store.Dir, tmpPrefix(strings.Repeat("b", 64))+"2"),
+		img.unfinishedDisk(), img.unfinishedInitrd(),
+	}
+	stays := []string{
+		filepath.Join(w.store.Dir, tmpPrefix(busy)+"3"), filepath.Join(w.store.Dir, ".tmp-else"), img.Kernel(), img.Root(),
+	}
+	for _, path := range append(slices.Clone(goes), stays...) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(path); err != nil {
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.store.Sweep(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, path := range stays {
+		if _, err := os.Lstat(path); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, path := range goes {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is still there", path)
+		}
+	}
+	if err := (Store{Dir: t.TempDir() + "/none"}).Sweep(t.Context()); err != nil {
+		t.Errorf("no store: %v", err)
+	}
+}

@@ -40,13 +40,16 @@ func (i Image) Disk(ctx context.Context, progress func(Progress)) (string, error
 	return path, nil
 }
 
+// unfinishedDisk is where the disk is written; the image's lock is held meanwhile.
+func (i Image) unfinishedDisk() string { return filepath.Join(i.dir, ".root.erofs") }
+
 // makeDisk writes beside path and renames. mkfs.erofs runs as the image's
 // root, so that it sees, and writes, the guest's uids.
 func (i Image) makeDisk(ctx context.Context, path string) error {
 	if err := enoughSpace(i.dir, uint64(i.SizeBytes)); err != nil {
 		return err
 	}
-	tmp := filepath.Join(i.dir, ".root.erofs")
+	tmp := i.unfinishedDisk()
 	if err := removeFile(tmp); err != nil {
 		return err
 	}

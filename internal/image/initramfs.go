@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/u-root/u-root/pkg/cpio"
 
 	"bield/internal/guestconfig"
@@ -154,28 +153,43 @@ func readInit(path string) ([]byte, error) {
 	return program, nil
 }
 
+// unfinishedInitrd is where an initramfs is written; its lock is held meanwhile.
+func (i Image) unfinishedInitrd() string { return filepath.Join(i.dir, ".initrd") }
+
 func (i Image) writeInitrd(path string, program []byte) error {
-	out, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o644), renameio.IgnoreUmask())
-	if err != nil {
-		return fmt.Errorf("make initramfs: %w", err)
+	tmp := i.unfinishedInitrd()
+	err := i.fillInitrd(tmp, program)
+	if err == nil {
+		i.store.at("initramfs is made")
+		err = os.Rename(tmp, path)
 	}
-	defer func() { _ = out.Cleanup() }()
+	if err != nil {
+		return errors.Join(fmt.Errorf("make initramfs: %w", err), removeFile(tmp))
+	}
+	i.store.at("initramfs has its name")
+	return nil
+}
+
+func (i Image) fillInitrd(path string, program []byte) error {
+	if err := removeFile(path); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
 	i.store.at("initramfs is begun")
 	modules, err := os.Open(i.Modules())
 	if err != nil {
-		return fmt.Errorf("make initramfs: %w", err)
+		return err
 	}
 	defer modules.Close()
 	if _, err := io.Copy(out, modules); err != nil {
-		return fmt.Errorf("make initramfs: %w", err)
+		return err
 	}
 	if err := writeArchive(out, []cpio.Record{cpio.StaticFile(guestconfig.InitPath, string(program), 0o755)}); err != nil {
 		return err
 	}
-	i.store.at("initramfs is made")
-	if err := out.CloseAtomicallyReplace(); err != nil {
-		return fmt.Errorf("make initramfs: %w", err)
-	}
-	i.store.at("initramfs has its name")
-	return nil
+	return errors.Join(out.Chmod(0o644), out.Sync())
 }

@@ -83,7 +83,7 @@ func (s Store) Prune(ctx context.Context, keep func(digest string) bool) (Pruned
 			done.FreedBytes += img.SizeBytes
 		}
 	}
-	if done.Leftovers, err = s.sweep(ctx, keep); err != nil {
+	if done.Leftovers, err = s.clearRubbish(ctx, keep); err != nil {
 		return done, err
 	}
 	return done, errors.Join(s.pruneNames(ctx, "logs", s.pruneLog), s.pruneNames(ctx, "locks", s.pruneLock))
@@ -127,8 +127,58 @@ func removeUnused(path string) error {
 	return removeFile(path)
 }
 
-// sweep clears what is no whole image and what nobody is at work on.
-func (s Store) sweep(ctx context.Context, keep func(digest string) bool) (int, error) {
+// Sweep clears what builds, removals and the makers of disks and initramfs left
+// that died in the middle; images that are only damaged are Prune's. What another
+// process is at work on is passed over.
+func (s Store) Sweep(ctx context.Context) error {
+	entries, err := os.ReadDir(s.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	failures := []error{err}
+	for _, e := range entries {
+		if ctx.Err() != nil {
+			break
+		}
+		if strings.HasPrefix(e.Name(), ".tmp-") {
+			_, err := s.sweepOne(e.Name())
+			failures = append(failures, err)
+		} else if digestForm.MatchString(e.Name()) {
+			failures = append(failures, s.sweepParts(e.Name()))
+		}
+	}
+	if err := errors.Join(failures...); err != nil {
+		return fmt.Errorf("clear interrupted builds: %w", err)
+	}
+	return nil
+}
+
+// sweepParts clears the parts of an image that are not whole.
+func (s Store) sweepParts(digest string) error {
+	i := Image{dir: s.path(digest), store: s}
+	return errors.Join(
+		sweepFile(i.unfinishedDisk(), func() (*os.File, error) { return s.tryLock(digest) }),
+		sweepFile(i.unfinishedInitrd(), func() (*os.File, error) { return state.Lock(i.initrdLock()) }))
+}
+
+// sweepFile takes no lock where there is nothing: others want it.
+func sweepFile(path string, lock func() (*os.File, error)) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	held, err := lock()
+	if errors.Is(err, errBusy) || errors.Is(err, state.ErrLocked) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	return removeFile(path)
+}
+
+// clearRubbish clears what is no whole image and what nobody is at work on.
+func (s Store) clearRubbish(ctx context.Context, keep func(digest string) bool) (int, error) {
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("list images: %w", err)

@@ -134,11 +134,15 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := errors.Join(o.Run.Sweep(), state.Folder{Dir: applied.Host.StateDir}.Sweep(spec.HostKeyFile)); err != nil {
+		o.Log.Warn("remove what was half written", "error", err)
+	}
 	e := &Engine{
 		Options: o, images: image.Store{Dir: o.Cache.Images(), Hook: o.Hook}, applied: applied, fates: fates,
 		vms: map[string]*machine{}, claims: map[string]int{}, starts: make(chan struct{}, max(1, o.Cores)), closing: make(chan struct{}),
 		changed: make(chan struct{}),
 	}
+	e.tasks.Go(e.sweepImages)
 	return e, e.adopt(ctx)
 }
 

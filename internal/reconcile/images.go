@@ -23,6 +23,23 @@ type Image struct {
 	UsedBy   []string
 }
 
+// sweepImages clears what an interrupted build has left. A tree takes seconds to
+// remove: nobody waits for that.
+func (e *Engine) sweepImages() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-e.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if err := e.images.Sweep(ctx); err != nil {
+		e.Log.Warn("image store", "error", err)
+	}
+}
+
 // Images lists the store, newest first.
 func (e *Engine) Images() ([]Image, error) {
 	stored, err := e.images.List()

@@ -157,7 +157,7 @@ func (o *Owned) checkFile(f *os.File, limit int64) error {
 // Write replaces a file of the user's. It writes beside the name and renames,
 // so that a full disk leaves no half a file.
 func (o *Owned) Write(name string, data []byte, mode os.FileMode) (err error) {
-	at, temporary := int(o.dir.Fd()), name+".new"
+	at, temporary := int(o.dir.Fd()), name+unfinished
 	if err := unix.Unlinkat(at, temporary, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove %s: %w", temporary, err)
 	}

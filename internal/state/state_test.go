@@ -71,3 +71,67 @@ func TestLinksAreNoFolders(t *testing.T) {
 		t.Error("a link was taken for a folder")
 	}
 }
+
+// TestSweep plants what a daemon leaves that dies in the middle of writing.
+func TestSweep(t *testing.T) {
+	base := t.TempDir()
+	run, folder := Run{Dir: filepath.Join(base, "run")}, Folder{Dir: filepath.Join(base, "state")}
+	if err := errors.Join(run.Make(), folder.Make()); err != nil {
+		t.Fatal(err)
+	}
+	stays := []string{
+		run.Record("one"), folder.Applied(), folder.UserKey(7), folder.Console("one"),
+		folder.HostKeys("one") + "/key", folder.HostKeys("one") + "/mine.new", folder.VM("one") + "/key.new",
+		filepath.Join(base, "elsewhere/key.new"), folder.HostKeys("folder") + "/key.new/file",
+	}
+	goes := []string{
+		run.Record("one") + ".new", run.HostRecord() + ".new", folder.Applied() + ".new",
+		folder.UserKey(7) + ".new", folder.DaemonKey() + ".pub.new", folder.Console("one") + ".new",
+		folder.HostKeys("one") + "/key.new", folder.HostKeys("one") + "/key.pub.new",
+	}
+	for _, path := range append(append([]string{}, stays...), goes...) {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(folder.VM("evil"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(base, "elsewhere"), folder.HostKeys("evil")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(run.Sweep(), folder.Sweep("key")); err != nil {
+		t.Error(err)
+	}
+	for _, path := range stays {
+		if _, err := os.Lstat(path); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, path := range goes {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there (%v)", path, err)
+		}
+	}
+	if err := errors.Join(Run{Dir: base + "/none"}.Sweep(), Folder{Dir: base + "/none"}.Sweep("key")); err != nil {
+		t.Errorf("where there is nothing: %v", err)
+	}
+}
+
+// TestUnfinished writes over what an interrupted write has left.
+func TestUnfinished(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "r.json")
+	if err := os.WriteFile(path+unfinished, []byte("{half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(path, "whole", 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var got string
+	if err := Read(path, &got); err != nil || got != "whole" {
+		t.Errorf("got %q %v", got, err)
+	}
+	if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
+		t.Errorf("left over: %v", entries)
+	}
+}
