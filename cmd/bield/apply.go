@@ -63,19 +63,13 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 
 // mayPurge asks before folders are removed.
 func (a *app) mayPurge(p api.PlanReply, o applyOptions) (bool, error) {
-	doomed := p.Purgeable
-	for _, c := range p.Changes {
-		if c.Action == "remove" && len(c.Reasons) > 0 && c.Reasons[0] == "no longer declared" {
-			doomed = append(doomed, c.VM)
-		}
-	}
 	switch {
-	case !o.purge || o.yes || len(doomed) == 0:
+	case !o.purge || o.yes || len(p.Purgeable) == 0:
 		return o.purge, nil
 	case !isTerminal(os.Stdin) || !isTerminal(a.err):
 		return false, errors.New("--purge asks first, and there is no terminal: add --yes")
 	}
-	fmt.Fprintf(a.err, "Remove the state folders (SSH host keys, console logs) of %s? [y/N] ", strings.Join(doomed, ", "))
+	fmt.Fprintf(a.err, "Remove the state folders (SSH host keys, console logs) of %s? [y/N] ", strings.Join(p.Purgeable, ", "))
 	answer, err := bufio.NewReader(os.Stdin).ReadString('\n')
 	if err != nil || !strings.EqualFold(strings.TrimSpace(answer), "y") {
 		return false, errors.New("nothing was changed")

@@ -27,7 +27,7 @@ that was made for it is taken back, and up says why.`,
 		Example: `  sudo bield up claude-home
   sudo bield up -c host.yaml a b
   bield up --applied --wait claude-home    (what a systemd unit runs)`,
-		Args: func(c *cobra.Command, args []string) error {
+		Args: func(_ *cobra.Command, args []string) error {
 			if o.all && len(args) > 0 {
 				return &exitError{exitUsage, errors.New("--all takes no names")}
 			}

@@ -108,7 +108,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 func (d *daemon) serve(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(d.listener) }()
-	d.engine.Resume()
+	d.engine.Resume(ctx)
 	d.log.Info("bieldd serves", "version", version, "socket", d.listener.Addr().String())
 	select {
 	case err := <-served:

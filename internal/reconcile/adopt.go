@@ -85,7 +85,7 @@ func (e *Engine) showFailures() {
 // Resume starts the VMs that should run and don't: those that start with the
 // daemon, and those that an earlier daemon was about to start. It returns at
 // once.
-func (e *Engine) Resume() {
+func (e *Engine) Resume(ctx context.Context) {
 	e.mu.Lock()
 	vms := e.applied.Host.VMs
 	e.mu.Unlock()
@@ -97,7 +97,7 @@ func (e *Engine) Resume() {
 		if there || !e.toRun(vm) {
 			continue
 		}
-		e.goOn(func(ctx context.Context) {
+		e.goOn(ctx, func(ctx context.Context) {
 			// From now on it is wanted, and its policy says what a failure means.
 			e.setFate(vm.Name, func(f *Fate) { f.Run = true })
 			err := e.withVM(ctx, vm.Name, e.logProgress, func(ctx context.Context, j *job) error { return j.tryAgain(ctx) })

@@ -37,7 +37,7 @@ func (e *Engine) startsAgain(name string, failed bool) bool {
 
 // restartLater starts a VM after a pause that grows. ran is how long it was
 // usable. Needs m.busy.
-func (e *Engine) restartLater(m *machine, why string, ran time.Duration) {
+func (e *Engine) restartLater(ctx context.Context, m *machine, why string, ran time.Duration) {
 	if ran >= maxRestartDelay {
 		e.setFate(m.name, func(f *Fate) { f.Restarts = 0 })
 	}
@@ -45,7 +45,7 @@ func (e *Engine) restartLater(m *machine, why string, ran time.Duration) {
 	delay := restartDelay(e.RestartDelay, f.Restarts)
 	e.setFate(m.name, func(f *Fate) { f.Restarts++ })
 	e.mu.Lock()
-	m.retry = &retry{at: time.Now().Add(delay), timer: time.AfterFunc(delay, func() { e.restart(m) })}
+	m.retry = &retry{at: time.Now().Add(delay), timer: time.AfterFunc(delay, func() { e.restart(ctx, m) })}
 	e.mu.Unlock()
 	if why == "" {
 		why = "its guest powered it off"
@@ -72,8 +72,8 @@ func (e *Engine) dropRetry(m *machine) {
 }
 
 // restart is what a retry comes to.
-func (e *Engine) restart(m *machine) {
-	e.goOn(func(ctx context.Context) {
+func (e *Engine) restart(ctx context.Context, m *machine) {
+	e.goOn(ctx, func(ctx context.Context) {
 		err := e.withVM(ctx, m.name, e.logProgress, func(ctx context.Context, j *job) error {
 			e.mu.Lock()
 			wanted := m.retry != nil
@@ -98,7 +98,7 @@ func (j *job) tryAgain(ctx context.Context) error {
 		return err
 	}
 	if j.e.startsAgain(j.vm.Name, true) {
-		j.e.restartLater(j.m, err.Error(), 0)
+		j.e.restartLater(ctx, j.m, err.Error(), 0)
 		return err
 	}
 	j.e.fail(j.m, err)
@@ -112,7 +112,7 @@ func (e *Engine) fail(m *machine, why error) {
 }
 
 // goOn runs work of the engine's own, which ends when the engine closes.
-func (e *Engine) goOn(work func(context.Context)) {
+func (e *Engine) goOn(ctx context.Context, work func(context.Context)) {
 	e.mu.Lock()
 	closed := over(e.closing)
 	if !closed {
@@ -124,7 +124,7 @@ func (e *Engine) goOn(work func(context.Context)) {
 	}
 	go func() {
 		defer e.tasks.Done()
-		ctx, cancel := context.WithCancelCause(context.Background())
+		ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 		defer cancel(nil)
 		stop := make(chan struct{})
 		defer close(stop)

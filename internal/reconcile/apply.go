@@ -133,7 +133,7 @@ func (e *Engine) Apply(ctx context.Context, caller Caller, request ApplyRequest,
 	left := each(gone, func(name string) error { return e.remove(ctx, name, show) })
 	_ = each(a.names, func(name string) error { return failed.note(name, e.clear(ctx, name, o, show)) })
 	_ = each(a.names, func(name string) error {
-		if failed.of(name) != nil {
+		if failed.has(name) {
 			return nil
 		}
 		return failed.note(name, e.realize(ctx, name, o, show))

@@ -23,10 +23,10 @@ func (f *failures) note(name string, err error) error {
 	return err
 }
 
-func (f *failures) of(name string) error {
+func (f *failures) has(name string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.byVM[name]
+	return f.byVM[name] != nil
 }
 
 // all joins them in the order of names.

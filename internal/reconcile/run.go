@@ -285,7 +285,7 @@ func (e *Engine) ended(ctx context.Context, m *machine, r *run) {
 	}
 	switch {
 	case again:
-		e.restartLater(m, text(r.cause), ran)
+		e.restartLater(ctx, m, text(r.cause), ran)
 	case r.cause != nil:
 		e.setState(m, spec.StateFailed, r.cause.Error())
 	default:

@@ -71,7 +71,7 @@ func sweepName(dir *os.File, name string, rest []string) error {
 	}
 	below, err := openFolder(dir, name)
 	if err != nil {
-		return nil //nolint:nilerr // no folder: nothing of bield's is in it
+		return nil // no folder: nothing of bield's is in it
 	}
 	defer below.Close()
 	return sweepIn(below, rest)

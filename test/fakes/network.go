@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guests is the subnet that a host has by default.
-const guests = "192.168.83.0/24"
+// subnets are the one that a host has by default, and another to move to.
+func subnets() []string { return []string{"192.168.83.0/24", "192.168.84.0/24"} }
 
 // RouteGuests makes every address of the guests one of the calling thread's
 // own network namespace, so that who listens there speaks for them. It does so
@@ -26,14 +26,20 @@ func RouteGuests() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	_, subnet, err := net.ParseCIDR(guests)
-	if err != nil {
-		return err
+	for _, text := range subnets() {
+		_, subnet, err := net.ParseCIDR(text)
+		if err != nil {
+			return err
+		}
+		err = netlink.RouteAdd(&netlink.Route{
+			LinkIndex: lo.Attrs().Index, Dst: subnet, Table: unix.RT_TABLE_LOCAL,
+			Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST,
+		})
+		if err != nil {
+			return err
+		}
 	}
-	return netlink.RouteAdd(&netlink.Route{
-		LinkIndex: lo.Attrs().Index, Dst: subnet, Table: unix.RT_TABLE_LOCAL,
-		Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST,
-	})
+	return nil
 }
 
 // Settings is what bield may change in the calling thread's network namespace,
