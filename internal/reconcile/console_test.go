@@ -81,7 +81,7 @@ func TestConsoleFollow(t *testing.T) {
 	}
 	out := &counter{read: make(chan int, 1000)}
 	done := make(chan error, 1)
-	go func() { done <- c.follow(t.Context(), out) }()
+	go func() { done <- c.follow(t.Context(), out, nil) }()
 	line := strings.Repeat("y", 32<<10)
 	for i := range 80 {
 		_, _ = c.Write([]byte(line))
@@ -125,7 +125,7 @@ func TestConsoleFollowEndsWithItsContext(t *testing.T) {
 	defer c.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := c.follow(ctx, &bytes.Buffer{}); !errors.Is(err, context.Canceled) {
+	if err := c.follow(ctx, &bytes.Buffer{}, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }

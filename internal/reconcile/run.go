@@ -19,7 +19,7 @@ import (
 // and why it ended.
 type run struct {
 	vmm     hypervisor.VM
-	console *console
+	console *boundedLog
 	drained chan struct{} // closed when the console has ended
 	guest   *guest
 	// logs holds the path of each share's log by its tag, and the VMM's by "".
