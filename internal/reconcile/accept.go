@@ -54,6 +54,7 @@ func (e *Engine) accept(caller Caller, request UpRequest, whole bool) (accepted,
 		return a, err
 	}
 	e.at("after accept")
+	defer e.noteApply(caller, request) // once it can be seen
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.applied = a.after

@@ -55,6 +55,7 @@ func (e *Engine) adoptOne(ctx context.Context, m *machine) {
 	default:
 		err = e.takeOver(ctx, m)
 	}
+	e.noteAdopted(m, err)
 	if err == nil {
 		return
 	}

@@ -93,6 +93,7 @@ func (e *Engine) restart(ctx context.Context, m *machine) {
 // tryAgain starts a VM that is wanted though nobody waits for it; when that
 // fails its restart policy says what follows.
 func (j *job) tryAgain(ctx context.Context) error {
+	j.e.countRestart(j.m)
 	err := j.bring(ctx, order{again: true})
 	if err == nil || ctx.Err() != nil {
 		return err

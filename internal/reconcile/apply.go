@@ -90,7 +90,7 @@ func (e *Engine) observe(ctx context.Context, caller Caller, applied Applied, or
 	if err != nil {
 		return have, err
 	}
-	seen, err := e.look(ctx)
+	seen, err := e.see(ctx)
 	if err != nil {
 		return have, err
 	}

@@ -46,6 +46,8 @@ type Options struct {
 	// started again.
 	RestartDelay time.Duration
 	Log          *slog.Logger
+	// Version is bieldd's, for the event of its start and for metrics.
+	Version string
 	// Hook, when set, is told of each point of each step as it is reached:
 	// "before one: tap" and "after one: tap", and "amid one: tap" where the
 	// step was written down and not done, or done and not struck out. Tests
@@ -73,7 +75,9 @@ type Progress struct {
 // Engine holds one host. Its methods may be called at once.
 type Engine struct {
 	Options
-	images image.Store
+	images  image.Store
+	events  *eventLog
+	metrics *metrics
 
 	// hostMu guards what belongs to the host as a whole: bridge, forwarding,
 	// firewall and their record.
@@ -109,13 +113,15 @@ type machine struct {
 	busy chan struct{}
 
 	// Guarded by Engine.mu.
-	record  *Record                 // nil when nothing of the VM is there
-	cancel  context.CancelCauseFunc // ends an up under way; nil when there is none
-	pending int                     // ups that were accepted and are not over
-	state   spec.State
-	failure string // why it failed
-	run     *run
-	retry   *retry // nil unless it waits to be started again
+	record   *Record                 // nil when nothing of the VM is there
+	cancel   context.CancelCauseFunc // ends an up under way; nil when there is none
+	pending  int                     // ups that were accepted and are not over
+	state    spec.State
+	failure  string    // why it failed
+	entered  time.Time // when it came into state; zero if it was always there
+	restarts int       // by policy
+	run      *run
+	retry    *retry // nil unless it waits to be started again
 }
 
 // New returns an engine for the applied spec and the records that it finds.
@@ -137,11 +143,17 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if err := errors.Join(o.Run.Sweep(), state.Folder{Dir: applied.Host.StateDir}.Sweep(spec.HostKeyFile)); err != nil {
 		o.Log.Warn("remove what was half written", "error", err)
 	}
+	events, err := openEventLog(o.Run.Events())
+	if err != nil {
+		return nil, err
+	}
 	e := &Engine{
-		Options: o, images: image.Store{Dir: o.Cache.Images(), Hook: o.Hook}, applied: applied, fates: fates,
+		Options: o, images: image.Store{Dir: o.Cache.Images(), Hook: o.Hook}, applied: applied, fates: fates, events: events,
 		vms: map[string]*machine{}, claims: map[string]int{}, starts: make(chan struct{}, max(1, o.Cores)), closing: make(chan struct{}),
 		changed: make(chan struct{}),
 	}
+	e.metrics = newMetrics(e)
+	e.noteStart()
 	e.tasks.Go(e.sweepImages)
 	return e, e.adopt(ctx)
 }
@@ -164,6 +176,7 @@ func (e *Engine) Close() {
 		r.release()
 	}
 	e.tasks.Wait()
+	e.events.log.Close()
 }
 
 // Idle says that nothing runs and nothing is being done.
@@ -240,11 +253,9 @@ func (e *Engine) user(caller Caller, name string) (*machine, error) {
 
 // setState notes where a VM is in its life, and why.
 func (e *Engine) setState(m *machine, s spec.State, failure string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	m.state, m.failure = s, failure
-	close(e.changed)
-	e.changed = make(chan struct{})
+	if event, known := e.enter(m, s, failure); !known {
+		e.note(event)
+	}
 }
 
 // List says what is known of every VM of the applied spec, and of those that

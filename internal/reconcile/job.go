@@ -87,8 +87,10 @@ func (e *Engine) perform(ctx context.Context, step plan.Step, act func(context.C
 	began := time.Now()
 	e.at("before " + step.Name())
 	show(Progress{VM: step.VM, Step: name, State: "start"})
+	e.metrics.stepBegins(step, began)
 	err := act(ctx, step)
 	e.at("after " + step.Name())
+	e.stepOver(step, name, began, err)
 	p := Progress{VM: step.VM, Step: name, State: "done", Elapsed: time.Since(began)}
 	if err != nil {
 		p.State, p.Message = "failed", err.Error()

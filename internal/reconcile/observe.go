@@ -65,8 +65,8 @@ type sight struct {
 	rules spec.Part
 }
 
-// look asks the kernel.
-func (e *Engine) look(ctx context.Context) (sight, error) {
+// see asks the kernel.
+func (e *Engine) see(ctx context.Context) (sight, error) {
 	links, err := network.Observe(e.Run.Owner())
 	if err != nil {
 		return sight{}, err
@@ -107,7 +107,7 @@ func (e *Engine) observeVM(ctx context.Context, m *machine) (spec.ObservedVM, er
 	if record == nil {
 		return spec.ObservedVM{}, nil
 	}
-	s, err := e.look(ctx)
+	s, err := e.see(ctx)
 	if err != nil {
 		return spec.ObservedVM{Record: true}, err
 	}

@@ -47,6 +47,17 @@ type VMStatus struct {
 	Image       string `json:"image,omitempty"`       // digest
 }
 
+// States lists every state.
+func States() []State {
+	return []State{StateDown, StateStarting, StateRunning, StateStopping, StateFailed}
+}
+
+// Lasting says that a VM stays in the state until something happens; in others
+// it is on its way.
+func (s State) Lasting() bool {
+	return s == StateDown || s == StateRunning || s == StateFailed
+}
+
 // Observed is what is really there of bield's resources: the side of the
 // comparison that the kernel and the records speak for.
 type Observed struct {

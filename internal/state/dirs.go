@@ -35,6 +35,9 @@ func (r Run) Lock() string { return filepath.Join(r.Dir, "bieldd.lock") }
 // Log is the daemon's own log where bield started it.
 func (r Run) Log() string { return filepath.Join(r.Dir, "bieldd.log") }
 
+// Events is the log of what happened on the host.
+func (r Run) Events() string { return filepath.Join(r.Dir, "events.log") }
+
 // HostRecord notes what was changed on the host itself.
 func (r Run) HostRecord() string { return filepath.Join(r.Dir, "host.json") }
 
