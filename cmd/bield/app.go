@@ -54,6 +54,7 @@ is a real VM with your workspace mounted live and nothing else of the host in it
 	root.PersistentFlags().StringVarP(&a.configFile, "config", "c", "", "the file that declares the VMs (default: ~/.config/bield/bield.yaml, then /etc/bield/bield.yaml)")
 	root.AddCommand(
 		newUpCommand(a), newDownCommand(a), newRestartCommand(a), newPlanCommand(a), newApplyCommand(a), newListCommand(a), newSSHCommand(a), newLogsCommand(a),
+		newEventsCommand(a), newInspectCommand(a), newMetricsCommand(a),
 		newConfigCommand(a), newImageCommand(a), newSetupCommand(a), newVersionCommand(a),
 	)
 	return root
@@ -120,22 +121,32 @@ func (a *app) load(ctx context.Context) (spec.Host, string, error) {
 	return host, path, err
 }
 
-// daemon returns a client of a daemon that runs, started if need be.
-func (a *app) daemon(ctx context.Context) (*client.Client, error) {
+// errVersion says that the daemon that runs is not of this bield's version.
+var errVersion = errors.New("bieldd is of another version")
+
+// connect returns a client of a daemon that runs.
+func (a *app) connect(ctx context.Context) (*client.Client, error) {
 	c := client.New(a.run.Socket())
 	reply, err := c.Version(ctx)
 	if err == nil && reply.API != api.Version {
-		return nil, fmt.Errorf("bieldd is of another version (%s, this is %s): end it (`kill %d`; VMs go on), and run this again", reply.Version, version, reply.PID)
+		err = fmt.Errorf("%w (%s, this is %s): end it (`kill %d`; VMs go on), and run this again", errVersion, reply.Version, version, reply.PID)
 	}
-	if err == nil {
-		return c, nil
-	}
-	if !errors.Is(err, client.ErrNoDaemon) {
+	if err != nil {
+		c.Close()
 		return nil, err
+	}
+	return c, nil
+}
+
+// daemon returns a client of a daemon that runs, started if need be.
+func (a *app) daemon(ctx context.Context) (*client.Client, error) {
+	c, err := a.connect(ctx)
+	if err == nil || !errors.Is(err, client.ErrNoDaemon) {
+		return c, err
 	}
 	// Somebody else may have started one at the same moment: then it answers.
 	startErr := a.startDaemon(ctx)
-	if _, err := c.Version(ctx); err != nil {
+	if c, err = a.connect(ctx); err != nil {
 		return nil, cmp.Or(startErr, err)
 	}
 	return c, nil

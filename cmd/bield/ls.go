@@ -15,20 +15,28 @@ import (
 )
 
 func newListCommand(a *app) *cobra.Command {
-	var asJSON, quiet bool
+	var asJSON, quiet, watch bool
 	c := &cobra.Command{
 		Use:     "ls",
 		Aliases: []string{"list"},
 		Short:   "List the VMs of this host",
-		Args:    usage(noArgs),
-		RunE:    func(c *cobra.Command, _ []string) error { return runList(c.Context(), a, asJSON, quiet) },
+		Long: `List the VMs of this host. With --watch the list is printed anew whenever it
+changes, until interrupted: on a terminal in the place of the last one; with
+--json as one array a line.`,
+		Args: usage(noArgs),
+		RunE: func(c *cobra.Command, _ []string) error { return runList(c.Context(), a, asJSON, quiet, watch) },
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print a JSON array of all that is known")
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names alone")
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "go on with each change")
 	return c
 }
 
-func runList(ctx context.Context, a *app, asJSON, quiet bool) error {
+func runList(ctx context.Context, a *app, asJSON, quiet, watch bool) error {
+	list := a.listPrinter(asJSON, quiet, watch)
+	if watch {
+		return a.watchList(ctx, list, asJSON)
+	}
 	d, err := a.daemon(ctx)
 	if err != nil {
 		return err
@@ -38,16 +46,24 @@ func runList(ctx context.Context, a *app, asJSON, quiet bool) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case asJSON:
-		return printJSON(a.out, reply.VMs)
-	case quiet:
-		for _, vm := range reply.VMs {
-			fmt.Fprintln(a.out, vm.Name)
+	return list(a.out, a.err, reply.VMs)
+}
+
+func (a *app) listPrinter(asJSON, quiet, compact bool) printer {
+	return func(out, hint io.Writer, vms []spec.VMStatus) error {
+		switch {
+		case asJSON && compact:
+			return json.NewEncoder(out).Encode(vms)
+		case asJSON:
+			return printJSON(out, vms)
+		case quiet:
+			for _, vm := range vms {
+				fmt.Fprintln(out, vm.Name)
+			}
+			return nil
+		default:
+			return a.printVMs(out, hint, vms, time.Now())
 		}
-		return nil
-	default:
-		return a.printVMs(reply.VMs, time.Now())
 	}
 }
 
@@ -57,12 +73,12 @@ func printJSON(w io.Writer, value any) error {
 	return encoder.Encode(value)
 }
 
-func (a *app) printVMs(vms []spec.VMStatus, now time.Time) error {
+func (a *app) printVMs(out, hint io.Writer, vms []spec.VMStatus, now time.Time) error {
 	if len(vms) == 0 {
-		fmt.Fprintln(a.err, "no VM yet: `bield up` starts those of your bield.yaml")
+		fmt.Fprintln(hint, "no VM yet: `bield up` starts those of your bield.yaml")
 		return nil
 	}
-	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tSTATE\tIP\tVCPU\tMEM\tUPTIME\tWORKSPACE")
 	for _, vm := range vms {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", vm.Name, vm.State, vm.IP, vm.VCPU, mebibytes(vm.MemoryMiB), uptime(vm.Since, now), vm.Workspace)
@@ -72,10 +88,10 @@ func (a *app) printVMs(vms []spec.VMStatus, now time.Time) error {
 	}
 	for _, vm := range vms {
 		if vm.Reason != "" {
-			fmt.Fprintf(a.out, "%s %s: %s%s\n", a.paint(a.out, red, "!"), vm.Name, vm.Reason, nextStart(vm, now))
+			fmt.Fprintf(out, "%s %s: %s%s\n", a.paint(out, red, "!"), vm.Name, plainLine(vm.Reason), nextStart(vm, now))
 		}
 		if len(vm.RestartNeeded) > 0 {
-			fmt.Fprintf(a.out, "~ %s: restart needed: %s\n", vm.Name, strings.Join(vm.RestartNeeded, ", "))
+			fmt.Fprintf(out, "~ %s: restart needed: %s\n", vm.Name, strings.Join(vm.RestartNeeded, ", "))
 		}
 	}
 	return nil

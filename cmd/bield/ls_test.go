@@ -42,8 +42,8 @@ func TestPrintVMs(t *testing.T) {
 	now := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
 	since := now.Add(-3 * time.Hour)
 	var out, errOut bytes.Buffer
-	a := &app{out: &out, err: &errOut}
-	if err := a.printVMs([]spec.VMStatus{
+	a := &app{}
+	if err := a.printVMs(&out, &errOut, []spec.VMStatus{
 		{Name: "claude-home", State: spec.StateRunning, IP: netip.MustParseAddr("192.168.83.2"), VCPU: 8, MemoryMiB: 4096, Since: &since, Workspace: "/home/me/work"},
 		{Name: "b", State: spec.StateFailed, Reason: "the VMM ended: exit status 1", IP: netip.MustParseAddr("192.168.83.103"), VCPU: 1, MemoryMiB: 512, Workspace: "/srv/b"},
 	}, now); err != nil {
@@ -58,7 +58,7 @@ b            failed   192.168.83.103  1     512M  -       /srv/b
 		t.Errorf("got:\n%swant:\n%s", out.String(), want)
 	}
 	out.Reset()
-	if err := a.printVMs(nil, now); err != nil || out.Len() != 0 || errOut.Len() == 0 {
+	if err := a.printVMs(&out, &errOut, nil, now); err != nil || out.Len() != 0 || errOut.Len() == 0 {
 		t.Errorf("no VM: %v, %q, %q", err, out.String(), errOut.String())
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/user"
 	"strconv"
@@ -22,6 +23,7 @@ type daemon struct {
 	listener net.Listener
 	engine   *reconcile.Engine
 	server   *server.Server
+	metrics  *http.Server // nil unless they were asked for on TCP
 	idle     *idleTimer
 	log      *slog.Logger
 }
@@ -49,6 +51,9 @@ func start(ctx context.Context, o options, log *slog.Logger) (_ *daemon, err err
 	}
 	d.idle = newIdleTimer(o.idle, func() bool { return !d.server.Busy() && d.engine.Idle() })
 	d.server = server.New(d.engine, version, log, d.idle.touch)
+	if err := d.serveMetrics(ctx, o.metrics); err != nil {
+		return nil, err
+	}
 	d.listener, err = listen(ctx, run.Socket())
 	return d, err
 }
@@ -114,16 +119,25 @@ func (d *daemon) serve(ctx context.Context) error {
 	case err := <-served:
 		return err
 	case <-ctx.Done():
-		d.log.Info("bieldd ends: told to; VMs go on")
+		d.ends("told to; VMs go on")
 	case <-d.idle.expired:
-		d.log.Info("bieldd ends: nothing to do")
+		d.ends("nothing to do")
 	}
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	return errors.Join(d.server.Shutdown(closing), <-served)
 }
 
+// ends says why, also to those who follow the events.
+func (d *daemon) ends(why string) {
+	d.log.Info("bieldd ends: " + why)
+	d.engine.Ends(why)
+}
+
 func (d *daemon) close() {
+	if d.metrics != nil {
+		_ = d.metrics.Close()
+	}
 	if d.idle != nil {
 		d.idle.stop()
 	}

@@ -42,6 +42,7 @@ type options struct {
 	boot    time.Duration
 	restart time.Duration
 	readyFD int
+	metrics string // TCP address, or ""
 }
 
 func main() {
@@ -67,6 +68,7 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&o.boot, "boot-timeout", defaultBootTimeout, "how long a VM may take to become usable")
 	flags.DurationVar(&o.restart, "restart-delay", defaultRestartDelay, "the first pause before a VM that ended by itself is started again; it doubles up to five minutes")
 	flags.IntVar(&o.readyFD, "ready-fd", 0, "write a line to this descriptor once requests are answered")
+	flags.StringVar(&o.metrics, "metrics-listen", "", "serve /metrics at this `HOST:PORT` as well, to anybody who reaches it")
 	show := flags.Bool("version", false, "print the version and end")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -78,6 +80,10 @@ func parse(args []string) (options, error) {
 	if flags.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "bieldd: takes no arguments: "+flags.Arg(0))
 		return o, errors.New("arguments")
+	}
+	if err := checkMetrics(o.metrics); err != nil {
+		fmt.Fprintln(os.Stderr, "bieldd:", err)
+		return o, err
 	}
 	return o, nil
 }
@@ -139,6 +145,7 @@ func newEngine(ctx context.Context, run state.Run, cache state.Cache, o options,
 		BootTimeout:  o.boot,
 		RestartDelay: max(o.restart, time.Millisecond),
 		Log:          log,
+		Version:      version,
 		Hook:         hook(),
 	})
 }

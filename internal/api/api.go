@@ -31,11 +31,15 @@ const (
 	PathApply       = "/v1/apply"
 	PathWait        = "/v1/vms/{name}/wait"
 	PathVMs         = "/v1/vms"
+	PathVM          = "/v1/vms/{name}"
 	PathAccess      = "/v1/vms/{name}/access"
 	PathLogs        = "/v1/vms/{name}/logs"
 	PathImages      = "/v1/images"
 	PathImage       = "/v1/images/{digest}"
 	PathImagesPrune = "/v1/images/prune"
+	PathEvents      = "/v1/events"
+	// PathMetrics is where Prometheus looks by itself.
+	PathMetrics = "/metrics"
 )
 
 // VersionReply says who answers.
@@ -166,6 +170,9 @@ type VMsReply struct {
 type WaitReply struct {
 	VM spec.VMStatus `json:"vm"`
 }
+
+// Inspection is all that is known of one VM.
+type Inspection = spec.Inspection
 
 // AccessReply is what OpenSSH needs to reach a guest.
 type AccessReply struct {

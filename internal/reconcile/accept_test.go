@@ -24,10 +24,17 @@ func testEngine(t *testing.T) *Engine {
 	if err := run.Make(); err != nil {
 		t.Fatal(err)
 	}
-	return &Engine{
-		Options: Options{Run: run, Log: slog.New(slog.DiscardHandler)},
-		applied: Applied{Origins: map[string]string{}}, vms: map[string]*machine{}, fates: map[string]Fate{}, claims: map[string]int{}, closing: make(chan struct{}), changed: make(chan struct{}),
+	events, err := openEventLog(run.Events())
+	if err != nil {
+		t.Fatal(err)
 	}
+	e := &Engine{
+		Options: Options{Run: run, Log: slog.New(slog.DiscardHandler)}, events: events,
+		applied: Applied{Origins: map[string]string{}}, vms: map[string]*machine{}, fates: map[string]Fate{}, claims: map[string]int{},
+		closing: make(chan struct{}), changed: make(chan struct{}),
+	}
+	e.metrics = newMetrics(e)
+	return e
 }
 
 func testHost(stateDir string, names ...string) spec.Host {

@@ -181,7 +181,7 @@ func (v *vm) down(t *testing.T, before map[string]string) {
 	if left := v.h.serving(t); len(left) > 0 {
 		t.Errorf("processes left: %v", left)
 	}
-	want(t, "files in the run directory", runFiles(t, v.h.run), "bieldd.lock bieldd.log bieldd.sock state.json")
+	want(t, "files in the run directory", runFiles(t, v.h.run), "bieldd.lock bieldd.log bieldd.sock events.log state.json")
 	for _, name := range []string{"ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"} {
 		path := filepath.Join(v.h.state, v.name, "ssh-host-keys", name)
 		uid, _ := owner(t, path)

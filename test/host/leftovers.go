@@ -74,7 +74,7 @@ func (h *Host) Leftovers() []string {
 		}
 	}
 	left = append(left, files(h.Run.Dir, func(name string) bool {
-		return !strings.HasPrefix(name, "bieldd.") && !slices.Contains([]string{".", "records", "vms", "state.json", "fates.json"}, name)
+		return !strings.HasPrefix(name, "bieldd.") && !strings.HasPrefix(name, "events.log") && !slices.Contains([]string{".", "records", "vms", "state.json", "fates.json"}, name)
 	})...)
 	return append(left, h.Temporary()...)
 }

@@ -16,9 +16,11 @@ func (s *Server) getLogs(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, err)
 		return
 	}
+	ctx, stop := s.untilShutdown(r.Context())
+	defer stop()
 	follow := r.URL.Query().Get("follow") == "1"
-	err = s.engine.Logs(r.Context(), caller, r.PathValue("name"), follow, out)
-	if err != nil && !out.used && !errors.Is(err, r.Context().Err()) {
+	err = s.engine.Logs(ctx, caller, r.PathValue("name"), follow, out)
+	if err != nil && !out.used && !errors.Is(err, ctx.Err()) {
 		s.refuse(w, err)
 	}
 }

@@ -28,6 +28,8 @@ type Server struct {
 	// calls are those under way, and busy is their number.
 	calls sync.WaitGroup
 	busy  atomic.Int64
+	// ending is closed when the server is shut down.
+	ending chan struct{}
 }
 
 // Busy says that calls are under way.
@@ -36,7 +38,7 @@ func (s *Server) Busy() bool { return s.busy.Load() > 0 }
 // New returns a server of the engine's. touch is called for each request, so
 // that an idle daemon can be told from a used one.
 func New(engine *reconcile.Engine, version string, log *slog.Logger, touch func()) *Server {
-	s := &Server{engine: engine, version: version, log: log, touch: touch}
+	s := &Server{engine: engine, version: version, log: log, touch: touch, ending: make(chan struct{})}
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		ConnContext:       withCaller,
@@ -45,6 +47,7 @@ func New(engine *reconcile.Engine, version string, log *slog.Logger, touch func(
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
+	s.http.RegisterOnShutdown(sync.OnceFunc(func() { close(s.ending) }))
 	return s
 }
 
@@ -52,6 +55,9 @@ func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+api.PathVersion, s.getVersion)
 	mux.HandleFunc("GET "+api.PathVMs, s.getVMs)
+	mux.HandleFunc("GET "+api.PathVM, s.getVM)
+	mux.HandleFunc("GET "+api.PathEvents, s.getEvents)
+	mux.Handle("GET "+api.PathMetrics, metricsHandler(s.engine.Metrics(), s.log))
 	mux.HandleFunc("POST "+api.PathUp, s.postUp)
 	mux.HandleFunc("POST "+api.PathStart, s.postStart)
 	mux.HandleFunc("POST "+api.PathDown, s.postDown)

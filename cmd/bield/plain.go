@@ -1,0 +1,14 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+)
+
+// plainLine is text that a guest may have had a hand in, as one line without
+// anything that a terminal obeys.
+func plainLine(text string) string {
+	var out bytes.Buffer
+	_, _ = (&plainWriter{w: &out}).Write([]byte(strings.ReplaceAll(text, "\n", " / ")))
+	return strings.ReplaceAll(out.String(), "\t", " ")
+}
