@@ -31,7 +31,7 @@ func (j *job) claim(ctx context.Context, force bool) (release func(), err error)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !force {
+	if err = j.addressIsFree(); err == nil && !force {
 		err = j.fits()
 	}
 	if err != nil {
@@ -47,7 +47,8 @@ func (j *job) claim(ctx context.Context, force bool) (release func(), err error)
 	}, nil
 }
 
-// mayFit is the answer that claim would give if the VM, which runs, were gone.
+// mayFit is the answer that claim would give if the VM, which runs, were gone;
+// others may make way for its address yet.
 func (j *job) mayFit(force bool) error {
 	if force {
 		return nil
@@ -57,12 +58,9 @@ func (j *job) mayFit(force bool) error {
 	return j.fits()
 }
 
-// fits refuses a VM for which the host has not enough: addresses, memory, room
-// for its state. Needs e.mu.
+// fits refuses a VM for which the host has not enough memory or room for its
+// state. Needs e.mu.
 func (j *job) fits() error {
-	if err := j.addressIsFree(); err != nil {
-		return err
-	}
 	if err := j.memoryFits(); err != nil {
 		return err
 	}
