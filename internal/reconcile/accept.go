@@ -69,7 +69,7 @@ func (e *Engine) weigh(caller Caller, request UpRequest, whole bool) (a accepted
 	if a.names, err = named(request.Host, request.Names); err != nil {
 		return a, err
 	}
-	if err := errors.Join(checkOrigin(request.Origin), problems(request.Host)); err != nil {
+	if err := errors.Join(checkOrigin(request.Origin), problems(request.Host, func(string) string { return "" })); err != nil {
 		return a, err
 	}
 	var used []tenant
@@ -142,8 +142,9 @@ func named(host spec.Host, names []string) ([]string, error) {
 }
 
 // problems applies the rules again that bield has checked with positions: a
-// client may be anything.
-func problems(host spec.Host) error {
+// client may be anything. declaredBy names the file of a VM, where that is to be
+// told.
+func problems(host spec.Host, declaredBy func(vm string) string) error {
 	found := spec.Check(host)
 	if len(found) == 0 {
 		return nil
@@ -151,6 +152,12 @@ func problems(host spec.Host) error {
 	lines := make([]string, len(found))
 	for i, p := range found {
 		lines[i] = strings.Join(p.Path, ".") + ": " + p.Message
+		if len(p.Path) < 2 || p.Path[0] != "vms" {
+			continue
+		}
+		if origin := declaredBy(p.Path[1]); origin != "" {
+			lines[i] += " (declared by " + origin + ")"
+		}
 	}
 	return fmt.Errorf("%w: %s", ErrConflict, strings.Join(lines, "; "))
 }
@@ -231,7 +238,12 @@ func merge(caller Caller, request UpRequest, applied Applied, used []tenant, who
 		}
 	}
 	slices.SortFunc(merged.Host.VMs, func(a, b spec.VM) int { return strings.Compare(a.Name, b.Name) })
-	return merged, problems(merged.Host)
+	return merged, problems(merged.Host, func(name string) string {
+		if origin := merged.Origins[name]; origin != request.Origin {
+			return origin
+		}
+		return ""
+	})
 }
 
 // mayMove lets the host's own settings change where no VM is in the way; an
