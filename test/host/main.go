@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -99,12 +98,28 @@ func outside(own map[string]func() int) (code int, err error) {
 	cmd.Env = append(os.Environ(), envInside+"="+base)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET}
-	runErr := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(runErr, &exit) {
-		code, runErr = exit.ExitCode(), nil
+	if err := cmd.Start(); err != nil {
+		return 1, err
 	}
-	return code, errors.Join(runErr, leftRunning())
+	return reap(cmd.Process.Pid), leftRunning()
+}
+
+// reap waits for the tests, and meanwhile for all that was left to this process:
+// a /proc full of the dead makes everything slow. It returns the exit code.
+func reap(tests int) int {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return 1
+		case pid == tests && status.Exited():
+			return status.ExitStatus()
+		case pid == tests:
+			return 128 + int(status.Signal())
+		}
+	}
 }
 
 // buildPrograms builds bieldd, with the hooks of the tag faults, and bield-init
@@ -148,7 +163,7 @@ func install(path string) error {
 func leftRunning() error {
 	var left []string
 	for {
-		children := slices.DeleteFunc(processes(), func(p Process) bool { return p.Parent != os.Getpid() })
+		children := processes(func(p Process) bool { return p.Parent == os.Getpid() })
 		if len(children) == 0 {
 			break
 		}

@@ -3,7 +3,6 @@ package host
 import (
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -19,12 +18,11 @@ type Process struct {
 // Processes lists what lives in one of the machine's namespaces: a virtiofsd has
 // a network of its own, the making of an image mounts of its own.
 func (h *Host) Processes() []Process {
-	return slices.DeleteFunc(processes(), func(p Process) bool {
-		return p.mounts != h.mounts && p.net != h.net || p.State == "Z"
-	})
+	return processes(func(p Process) bool { return p.mounts == h.mounts || p.net == h.net })
 }
 
-func processes() []Process {
+// processes lists those that are wanted. The dead have no namespaces.
+func processes(wanted func(Process) bool) []Process {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
@@ -35,18 +33,29 @@ func processes() []Process {
 		if err != nil {
 			continue
 		}
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
+		p, err := look(pid)
+		if err != nil || !wanted(p) {
 			continue
 		}
-		// The name in parentheses may hold anything: the fields stand behind
-		// the last one (proc_pid_stat(5)).
-		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		parent, _ := strconv.Atoi(fields[1])
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		mounts, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
-		net, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
-		all = append(all, Process{pid, parent, fields[0], strings.ReplaceAll(string(line), "\x00", " "), mounts, net})
+		p.Command = strings.ReplaceAll(string(line), "\x00", " ")
+		all = append(all, p)
 	}
 	return all
+}
+
+func look(pid int) (Process, error) {
+	p := Process{PID: pid}
+	p.mounts, _ = os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	p.net, _ = os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return p, err
+	}
+	// The name in parentheses may hold anything: the fields stand behind the
+	// last one (proc_pid_stat(5)).
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	p.State = fields[0]
+	p.Parent, err = strconv.Atoi(fields[1])
+	return p, err
 }
