@@ -82,15 +82,11 @@ func outside(own map[string]func() int) (code int, err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 1, err
 	}
-	// A short path: the sockets below it have at most 107 bytes.
-	base, err := os.MkdirTemp("", "cli-")
+	base, remove, err := makeBase()
 	if err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(base)) }()
-	if err := os.Chmod(base, 0o755); err != nil {
-		return 1, err
-	}
+	defer func() { err = errors.Join(err, remove()) }()
 	if err := buildPrograms(filepath.Join(base, "bin"), own); err != nil {
 		return 1, err
 	}
@@ -102,6 +98,29 @@ func outside(own map[string]func() int) (code int, err error) {
 		return 1, err
 	}
 	return reap(cmd.Process.Pid), leftRunning()
+}
+
+// makeBase makes Base in memory, where this thread and what it starts can see
+// it: a disk would take its time over each record that is synced.
+func makeBase() (base string, remove func() error, err error) {
+	// A short path: the sockets below it have at most 107 bytes.
+	if base, err = os.MkdirTemp("", "cli-"); err != nil {
+		return "", nil, err
+	}
+	remove = func() error { return os.Remove(base) }
+	err = unix.Unshare(unix.CLONE_NEWNS)
+	if err == nil {
+		err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	}
+	// The size is a limit, above what the image store wants to be free.
+	if err == nil {
+		err = unix.Mount("tmpfs", base, "tmpfs", 0, "mode=755,size=4g")
+	}
+	if err != nil {
+		return "", nil, errors.Join(fmt.Errorf("make a folder in memory: %w", err), remove())
+	}
+	remove = func() error { return errors.Join(unix.Unmount(base, unix.MNT_DETACH), os.Remove(base)) }
+	return base, remove, nil
 }
 
 // reap waits for the tests, and meanwhile for all that was left to this process:

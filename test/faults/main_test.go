@@ -1,0 +1,53 @@
+package faults
+
+import (
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"bield/test/host"
+)
+
+func TestMain(m *testing.M) { host.Main(m, nil) }
+
+// timeout is when all that a machine runs is killed, so that its test fails
+// where it stands.
+const timeout = time.Minute
+
+// machine makes the machine of a test, which then owns its thread. file is its
+// configuration, "" for the usual one.
+func machine(t *testing.T, file string) *host.Host {
+	runtime.LockOSThread() // and never unlocked: the thread ends with the test
+	// A short path: the sockets below it have at most 107 bytes.
+	work, err := os.MkdirTemp(host.Base(), "m")
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(work) })
+	must(t, os.Chmod(work, 0o755))
+	h, err := host.New(work)
+	if err == nil && file != "" {
+		err = h.Declare(file)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(timeout, h.KillAll)
+	t.Cleanup(func() { late.Stop() })
+	return h
+}
+
+// clean waits until nothing is left.
+func clean(t *testing.T, h *host.Host) {
+	t.Helper()
+	if !host.WaitFor(host.Patience, func() bool { return len(h.Leftovers()) == 0 }) {
+		t.Errorf("left: %s", strings.Join(h.Leftovers(), "; "))
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,148 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"bield/internal/spec"
+	"bield/test/host"
+)
+
+// TestPoints kills the daemon at every point of every step of each scenario,
+// which it lists itself, and has the next one reach the declared state.
+func TestPoints(t *testing.T) {
+	host.Require(t)
+	var tried atomic.Int64
+	for _, s := range scenarios() {
+		points := listPoints(t, s)
+		if testing.Short() {
+			points = sample(points)
+		}
+		t.Run(s.name, func(t *testing.T) {
+			for i, point := range points {
+				t.Run(point, func(t *testing.T) {
+					t.Parallel()
+					s.kill(t, point, i%2 == 0)
+					tried.Add(1)
+				})
+			}
+		})
+	}
+	t.Logf("the daemon was killed at %d points of %d scenarios", tried.Load(), len(scenarios()))
+}
+
+// sample is every tenth.
+func sample(points []string) []string {
+	var some []string
+	for i := 0; i < len(points); i += 10 {
+		some = append(some, points[i])
+	}
+	return some
+}
+
+// listPoints runs a scenario to its end and returns the points it comes by.
+func listPoints(t *testing.T, s scenario) []string {
+	var points []string
+	t.Run("points of "+s.name, func(t *testing.T) {
+		h := machine(t, s.file)
+		defer h.End(t)
+		s.begin(t, h)
+		log := filepath.Join(h.Work, "points")
+		must(t, h.StartDaemon(map[string]string{"BIELD_FAULT_LOG": log}))
+		if s.act != nil {
+			must(t, s.act(h))
+		}
+		data, err := os.ReadFile(log)
+		must(t, err)
+		points = strings.Split(strings.TrimSpace(string(data)), "\n")
+		must(t, downOf()(h))
+		clean(t, h)
+	})
+	return points
+}
+
+// begin prepares the machine and leaves it without a daemon.
+func (s scenario) begin(t *testing.T, h *host.Host) {
+	s.images(h)
+	if s.prepare == nil {
+		return
+	}
+	must(t, h.StartDaemon(nil))
+	must(t, s.prepare(h))
+	must(t, h.EndDaemon(unix.SIGKILL))
+}
+
+// kill runs the scenario with a daemon that dies at the point, and then the way
+// back: to what is declared and down again, or straight down.
+func (s scenario) kill(t *testing.T, point string, up bool) {
+	h := machine(t, s.file)
+	defer h.End(t)
+	s.begin(t, h)
+	declared, err := h.Spec(context.Background())
+	must(t, err)
+	must(t, s.die(h, point))
+	must(t, readable(h))
+	must(t, h.StartDaemon(nil))
+	must(t, s.recover(h, declared, up))
+}
+
+// die has a daemon kill itself at the point.
+func (s scenario) die(h *host.Host, point string) error {
+	err := h.StartDaemon(map[string]string{"BIELD_FAULT": point})
+	if err != nil || s.act == nil {
+		return died(h, err)
+	}
+	return h.WithDaemon(func(fd int) error {
+		err := s.act(h)
+		if err == nil || !host.Ends(fd, host.Patience) {
+			return fmt.Errorf("%q was not reached: %w", point, err)
+		}
+		return nil
+	})
+}
+
+// died says whether the daemon is gone that did not come to serve.
+func died(h *host.Host, err error) error {
+	if pid, _ := h.DaemonPID(); pid != 0 || err == nil {
+		return fmt.Errorf("the daemon did not die: %w", err)
+	}
+	return nil
+}
+
+// recover reaches the declared state with one call.
+func (s scenario) recover(h *host.Host, declared spec.Host, up bool) error {
+	want := declared.Names()
+	switch {
+	case s.builds:
+		if err := build(h); err != nil {
+			return err
+		}
+	case up:
+		if err := upOf()(h); err != nil {
+			return err
+		}
+		if err := soon(func() error { return settled(h, declared, want) }); err != nil {
+			return err
+		}
+	}
+	if err := downOf()(h); err != nil {
+		return err
+	}
+	return soon(func() error { return errors.Join(settled(h, declared, nil), readable(h)) })
+}
+
+// soon is nil once do is, or what do says in the end. What a killed daemon was
+// just about to start ends by itself, in a moment.
+func soon(do func() error) error {
+	var err error
+	host.WaitFor(host.Patience/3, func() bool { err = do(); return err == nil })
+	return err
+}

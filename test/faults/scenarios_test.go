@@ -1,0 +1,88 @@
+package faults
+
+import (
+	"context"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"bield/internal/api"
+	"bield/test/host"
+)
+
+// scenario is something that a daemon is killed in the middle of.
+type scenario struct {
+	name string
+	file string // the machine's configuration, "" for the usual one
+	// ownCache says that there is no image yet.
+	ownCache bool
+	// prepare is done by an earlier daemon, or nil.
+	prepare func(h *host.Host) error
+	// act is done by the daemon that is killed. It may be nil: then its start
+	// is all.
+	act func(h *host.Host) error
+	// builds says that the way to recover is to build the image again.
+	builds bool
+}
+
+const onDisk = `stateDir: ~/state
+user: {name: dev, uid: 4711, gid: 4712}
+stopTimeout: 1s
+vms:
+  one: {ip: 192.168.83.2, workspace: ~/src, mem: 512, storeOnDisk: true}
+`
+
+func scenarios() []scenario {
+	return []scenario{
+		{name: "up of one", file: onDisk, ownCache: true, act: upOf("one")},
+		{name: "up of two", act: upOf("one", "two")},
+		{name: "down of one", prepare: upOf("one"), act: downOf("one")},
+		{name: "down of two", prepare: upOf("one", "two"), act: downOf("one", "two")},
+		{name: "image", ownCache: true, act: build, builds: true},
+		{name: "start after a crash", prepare: wreck},
+	}
+}
+
+func quiet(api.Event) {}
+
+// upOf brings VMs of the machine's file up; no name means all.
+func upOf(vms ...string) func(*host.Host) error {
+	return func(h *host.Host) error {
+		ctx := context.Background()
+		declared, err := h.Spec(ctx)
+		if err != nil {
+			return err
+		}
+		return h.Client.Up(ctx, api.UpRequest{Host: declared, Origin: h.File(), Names: vms}, quiet)
+	}
+}
+
+// downOf stops VMs; no name means all that run.
+func downOf(vms ...string) func(*host.Host) error {
+	return func(h *host.Host) error {
+		return h.Client.Down(context.Background(), api.DownRequest{Names: vms}, quiet)
+	}
+}
+
+// build makes an image and its disk.
+func build(h *host.Host) error {
+	return h.Client.BuildImage(context.Background(), api.BuildRequest{Disk: true}, quiet)
+}
+
+// wreck leaves a VM without its VMM, and one that runs, to the next daemon.
+func wreck(h *host.Host) error {
+	if err := upOf("one", "two")(h); err != nil {
+		return err
+	}
+	if err := h.EndDaemon(unix.SIGKILL); err != nil {
+		return err
+	}
+	return killProcess(h, "one", "vmm")
+}
+
+// images is the store of a machine that has one of its own.
+func (s scenario) images(h *host.Host) {
+	if s.ownCache {
+		h.Cache = filepath.Join(h.Work, "cache")
+	}
+}
