@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"bield/internal/spec"
 	"bield/test/host"
 )
 
@@ -86,12 +85,10 @@ func (s scenario) kill(t *testing.T, point string, up bool) {
 	h := machine(t, s.file)
 	defer h.End(t)
 	s.begin(t, h)
-	declared, err := h.Spec(context.Background())
-	must(t, err)
 	must(t, s.die(h, point))
 	must(t, readable(h))
 	must(t, h.StartDaemon(nil))
-	must(t, s.recover(h, declared, up))
+	must(t, s.recover(h, up))
 }
 
 // die has a daemon kill itself at the point.
@@ -117,19 +114,24 @@ func died(h *host.Host, err error) error {
 	return nil
 }
 
-// recover reaches the declared state with one call.
-func (s scenario) recover(h *host.Host, declared spec.Host, up bool) error {
-	want := declared.Names()
-	switch {
-	case s.builds:
-		if err := build(h); err != nil {
+// recover reaches the declared state with one call, and the state without VMs
+// with another; or the latter at once.
+func (s scenario) recover(h *host.Host, up bool) error {
+	if up || s.builds {
+		redo := s.redo
+		if redo == nil {
+			redo = upOf()
+		}
+		if err := redo(h); err != nil {
 			return err
 		}
-	case up:
-		if err := upOf()(h); err != nil {
-			return err
-		}
-		if err := soon(func() error { return settled(h, declared, want) }); err != nil {
+	}
+	declared, err := h.Spec(context.Background())
+	if err != nil {
+		return err
+	}
+	if up && !s.builds {
+		if err := soon(func() error { return settled(h, declared, declared.Names()) }); err != nil {
 			return err
 		}
 	}

@@ -21,7 +21,10 @@ type scenario struct {
 	// act is done by the daemon that is killed. It may be nil: then its start
 	// is all.
 	act func(h *host.Host) error
-	// builds says that the way to recover is to build the image again.
+	// redo is the one call that reaches the declared state, upOf() unless it is
+	// set.
+	redo func(h *host.Host) error
+	// builds says that then nothing runs.
 	builds bool
 }
 
@@ -32,13 +35,33 @@ vms:
   one: {ip: 192.168.83.2, workspace: ~/src, mem: 512, storeOnDisk: true}
 `
 
+// An apply from before to after restarts one, removes two and starts three.
+const (
+	before = `stateDir: ~/state
+user: {name: dev, uid: 4711, gid: 4712}
+stopTimeout: 1s
+vms:
+  one: {ip: 192.168.83.2, workspace: ~/src, mem: 512, autostart: true}
+  two: {ip: 192.168.83.3, workspace: ~/src, mem: 512, autostart: true}
+`
+	after = `stateDir: ~/state
+user: {name: dev, uid: 4711, gid: 4712}
+stopTimeout: 1s
+vms:
+  one: {ip: 192.168.83.2, workspace: ~/src, mem: 768, autostart: true}
+  three: {ip: 192.168.83.3, workspace: ~/src, mem: 512, autostart: true}
+`
+)
+
 func scenarios() []scenario {
 	return []scenario{
 		{name: "up of one", file: onDisk, ownCache: true, act: upOf("one")},
 		{name: "up of two", act: upOf("one", "two")},
 		{name: "down of one", prepare: upOf("one"), act: downOf("one")},
 		{name: "down of two", prepare: upOf("one", "two"), act: downOf("one", "two")},
-		{name: "image", ownCache: true, act: build, builds: true},
+		{name: "image", ownCache: true, act: build, redo: build, builds: true},
+		{name: "apply", file: before, prepare: apply, act: applyAfter, redo: applyAfter},
+		{name: "restart", prepare: upOf("one", "two"), act: restartOf("one", "two")},
 		{name: "start after a crash", prepare: wreck},
 	}
 }
@@ -61,6 +84,29 @@ func upOf(vms ...string) func(*host.Host) error {
 func downOf(vms ...string) func(*host.Host) error {
 	return func(h *host.Host) error {
 		return h.Client.Down(context.Background(), api.DownRequest{Names: vms}, quiet)
+	}
+}
+
+// apply brings about what the machine's file declares.
+func apply(h *host.Host) error {
+	ctx := context.Background()
+	declared, err := h.Spec(ctx)
+	if err != nil {
+		return err
+	}
+	return h.Client.Apply(ctx, api.ApplyRequest{Host: declared, Origin: h.File()}, quiet)
+}
+
+func applyAfter(h *host.Host) error {
+	if err := h.Declare(after); err != nil {
+		return err
+	}
+	return apply(h)
+}
+
+func restartOf(vms ...string) func(*host.Host) error {
+	return func(h *host.Host) error {
+		return h.Client.Start(context.Background(), api.StartRequest{Names: vms, Restart: true}, quiet)
 	}
 }
 
