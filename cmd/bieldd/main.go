@@ -18,6 +18,7 @@ import (
 
 	"bield/internal/hypervisor"
 	"bield/internal/hypervisor/qemu"
+	"bield/internal/notify"
 	"bield/internal/process"
 	"bield/internal/reconcile"
 	"bield/internal/setup"
@@ -94,12 +95,17 @@ func run(o options, log *slog.Logger) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	ready := readiness(o.readyFD)
+	manager, err := notify.FromEnv()
+	if err != nil {
+		log.Warn("the service manager is told nothing", "error", err)
+	}
 	d, err := start(ctx, o, log)
 	ready(err)
 	if err != nil {
 		return err
 	}
 	defer d.close()
+	d.manager = manager
 	return d.serve(ctx)
 }
 
