@@ -14,6 +14,7 @@ import (
 	"bield/internal/api"
 	"bield/internal/api/client"
 	"bield/internal/config"
+	"bield/internal/notify"
 	"bield/internal/spec"
 	"bield/internal/state"
 )
@@ -23,10 +24,17 @@ type app struct {
 	out, err   io.Writer
 	run        state.Run
 	configFile string
+	// manager is the service manager that started this command, if one did.
+	manager notify.Manager
 }
 
 func newApp(out, err io.Writer) *app {
-	return &app{out: out, err: err, run: state.RunFromEnv()}
+	a := &app{out: out, err: err, run: state.RunFromEnv()}
+	var unusable error
+	if a.manager, unusable = notify.FromEnv(); unusable != nil {
+		fmt.Fprintln(err, "bield:", unusable)
+	}
+	return a
 }
 
 func newRootCommand(a *app) *cobra.Command {
@@ -51,12 +59,14 @@ is a real VM with your workspace mounted live and nothing else of the host in it
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &exitError{exitUsage, fmt.Errorf("%w (see `%s --help`)", err, c.CommandPath())}
 	})
-	root.PersistentFlags().StringVarP(&a.configFile, "config", "c", "", "the file that declares the VMs (default: ~/.config/bield/bield.yaml, then /etc/bield/bield.yaml)")
+	root.PersistentFlags().StringVarP(&a.configFile, "config", "c", "", "the `file` that declares the VMs (default: ~/.config/bield/bield.yaml, then /etc/bield/bield.yaml)")
 	root.AddCommand(
 		newUpCommand(a), newDownCommand(a), newRestartCommand(a), newPlanCommand(a), newApplyCommand(a), newListCommand(a), newSSHCommand(a), newLogsCommand(a),
 		newEventsCommand(a), newInspectCommand(a), newMetricsCommand(a),
 		newConfigCommand(a), newImageCommand(a), newSetupCommand(a), newVersionCommand(a),
+		newManCommand(),
 	)
+	a.completeVMs(root)
 	return root
 }
 
@@ -129,7 +139,7 @@ func (a *app) connect(ctx context.Context) (*client.Client, error) {
 	c := client.New(a.run.Socket())
 	reply, err := c.Version(ctx)
 	if err == nil && reply.API != api.Version {
-		err = fmt.Errorf("%w (%s, this is %s): end it (`kill %d`; VMs go on), and run this again", errVersion, reply.Version, version, reply.PID)
+		err = fmt.Errorf("%w (%s, this is %s): end it (`%s`; VMs go on), and run this again", errVersion, reply.Version, version, endDaemon(ctx, reply.PID))
 	}
 	if err != nil {
 		c.Close()

@@ -18,9 +18,12 @@ import (
 // idleTimeout is when a daemon that bield started ends for want of work.
 const idleTimeout = 5 * time.Minute
 
-// startDaemon starts bieldd in a session of its own and waits until it answers
-// requests or says why it cannot.
+// startDaemon starts bieldd and waits until it answers requests or says why it
+// cannot: by its unit where that is installed, else in a session of its own.
 func (a *app) startDaemon(ctx context.Context) error {
+	if a.hasUnit(ctx) {
+		return startUnit(ctx)
+	}
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%w, and only root may start it: `sudo bield %s`", client.ErrNoDaemon, strings.Join(os.Args[1:], " "))
 	}
@@ -39,18 +42,20 @@ func (a *app) startDaemon(ctx context.Context) error {
 	return launch(ctx, program, log)
 }
 
-// daemonProgram is the bieldd beside this bield, or the one in the path.
+// daemonProgram is the bieldd that came with this bield, or the one in the path.
 func daemonProgram() (string, error) {
 	self, err := os.Executable()
 	if err == nil {
-		beside := filepath.Join(filepath.Dir(self), "bieldd")
-		if _, err := os.Stat(beside); err == nil {
-			return beside, nil
+		for _, place := range []string{".", "../libexec/bield", "../lib/bield"} {
+			program := filepath.Join(filepath.Dir(self), place, "bieldd")
+			if _, err := os.Stat(program); err == nil {
+				return program, nil
+			}
 		}
 	}
 	found, err := exec.LookPath("bieldd")
 	if err != nil {
-		return "", fmt.Errorf("find bieldd: it belongs beside bield: %w", err)
+		return "", fmt.Errorf("find bieldd: it belongs beside bield, or in ../libexec/bield: %w", err)
 	}
 	return found, nil
 }

@@ -17,8 +17,11 @@ const (
 	EnvCacheDir = "BIELD_CACHE_DIR"
 )
 
-// DefaultRunDir is the run directory of a host's own bield.
-const DefaultRunDir = "/run/bield"
+// The folders of the host's own bield, the one that its units start.
+const (
+	DefaultRunDir   = "/run/bield"
+	DefaultCacheDir = "/var/cache/bield"
+)
 
 // Run is the run directory: sockets, records of what runs, and logs.
 type Run struct{ Dir string }
@@ -84,8 +87,8 @@ func (r Run) Make() error {
 // Cache is what can be made again: images and tools.
 type Cache struct{ Dir string }
 
-// CacheFromEnv takes BIELD_CACHE_DIR, or /var/cache/bield.
-func CacheFromEnv() Cache { return Cache{Dir: cmp.Or(os.Getenv(EnvCacheDir), "/var/cache/bield")} }
+// CacheFromEnv takes BIELD_CACHE_DIR, or DefaultCacheDir.
+func CacheFromEnv() Cache { return Cache{Dir: cmp.Or(os.Getenv(EnvCacheDir), DefaultCacheDir)} }
 
 // Images is the image store.
 func (c Cache) Images() string { return filepath.Join(c.Dir, "images") }
