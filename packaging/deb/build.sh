@@ -31,4 +31,4 @@ arch=${DEB_ARCH:-$(dpkg --print-architecture)}
 sed -e "s|@VERSION@|$version|" -e "s|@ARCH@|$arch|" -e "s|@SIZE@|$size|" "$deb/control.in" > "$stage/DEBIAN/control"
 
 mkdir -p "$DIST"
-dpkg-deb --root-owner-group -Zxz --build "$stage" "$DIST/bield_${version}_$arch.deb"
+dpkg-deb --root-owner-group -Z"${DEB_COMPRESSION:-xz}" --build "$stage" "$DIST/bield_${version}_$arch.deb"
