@@ -58,6 +58,9 @@ func runUp(ctx context.Context, a *app, names []string, o upOptions) error {
 	if err != nil || !o.wait {
 		return err
 	}
+	if err := a.manager.Ready("runs"); err != nil {
+		return err
+	}
 	return a.waitForEnd(ctx, d, names)
 }
 

@@ -15,7 +15,6 @@ import (
 	"bield/internal/api/server"
 	"bield/internal/notify"
 	"bield/internal/reconcile"
-	"bield/internal/spec"
 	"bield/internal/state"
 )
 
@@ -118,15 +117,17 @@ func (d *daemon) serve(ctx context.Context) error {
 	go func() { served <- d.server.Serve(d.listener) }()
 	d.engine.Resume(ctx)
 	d.log.Info("bieldd serves", "version", version, "socket", d.listener.Addr().String())
-	d.tell(d.manager.Ready("serves " + d.listener.Addr().String() + d.adopted()))
+	told := d.report(ctx)
 	select {
 	case err := <-served:
+		told()
 		return err
 	case <-ctx.Done():
 		d.ends("told to; VMs go on")
 	case <-d.idle.expired:
 		d.ends("nothing to do")
 	}
+	told()
 	d.tell(d.manager.Stopping())
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
@@ -137,32 +138,6 @@ func (d *daemon) serve(ctx context.Context) error {
 func (d *daemon) ends(why string) {
 	d.log.Info("bieldd ends: " + why)
 	d.engine.Ends(why)
-}
-
-// tell notes that the service manager could not be told. It then ends a daemon
-// that it takes for hanging, so there is nothing to be done here.
-func (d *daemon) tell(err error) {
-	if err != nil {
-		d.log.Warn("the service manager was not told", "error", err)
-	}
-}
-
-// adopted says how many VMs an earlier daemon left to this one.
-func (d *daemon) adopted() string {
-	running := 0
-	for _, vm := range d.engine.List() {
-		if vm.State == spec.StateRunning {
-			running++
-		}
-	}
-	switch running {
-	case 0:
-		return ""
-	case 1:
-		return "; took over 1 VM at its start"
-	default:
-		return fmt.Sprintf("; took over %d VMs at its start", running)
-	}
 }
 
 func (d *daemon) close() {

@@ -29,11 +29,16 @@ func (e *Engine) Wait(ctx context.Context, caller Caller, name string) (spec.VMS
 	}
 }
 
+// Changed is closed when the state of a VM changes next.
+func (e *Engine) Changed() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.changed
+}
+
 // statusOf is how a VM stands, and what is closed when one has changed.
 func (e *Engine) statusOf(name string) (spec.VMStatus, <-chan struct{}) {
-	e.mu.Lock()
-	changed := e.changed
-	e.mu.Unlock()
+	changed := e.Changed()
 	list := e.List()
 	if i := slices.IndexFunc(list, func(s spec.VMStatus) bool { return s.Name == name }); i >= 0 {
 		return list[i], changed

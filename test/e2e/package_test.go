@@ -71,7 +71,7 @@ func (m *machine) install(t *testing.T) {
 		"active\nactive\nenabled\nrunning")
 	contains(t, "versions", m.root(t, "bield version"), "bield e2e\n", "bieldd e2e (pid ")
 	want(t, "the socket's group", m.root(t, "getent group bield >/dev/null && stat -c '%a %G' /run/bield/bieldd.sock"), "660 bield")
-	contains(t, "status", m.root(t, "systemctl status bieldd"), "serves /run/bield/bieldd.sock")
+	contains(t, "status", m.root(t, "systemctl status bieldd"), `Status: "no VM runs"`)
 	want(t, "files that may be open", m.root(t, "prlimit --noheadings --nofile --output SOFT,HARD --pid $(systemctl show -P MainPID bieldd) | tr -s ' '"), "1048576 1048576")
 	m.root(t, "cp /workspace/bieldd.default /etc/default/bieldd")
 	// The daemon ended: root's bield starts the unit, others are told how.
@@ -124,7 +124,7 @@ func (m *machine) outlives(t *testing.T) {
 		}
 		want(t, "state after "+what, m.state(t), string(spec.StateRunning))
 	}
-	contains(t, "status", m.root(t, "systemctl status bieldd"), "took over 1 VM")
+	contains(t, "status", m.root(t, "systemctl status bieldd"), `Status: "VMs: 1 running"`)
 	m.root(t, "systemctl stop bield-vms")
 	want(t, "state once bield-vms is stopped", m.state(t), string(spec.StateDown))
 	m.root(t, "systemctl start bield-vms")

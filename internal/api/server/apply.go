@@ -49,7 +49,12 @@ func (s *Server) postWait(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, err)
 		return
 	}
-	status, err := s.engine.Wait(r.Context(), caller, r.PathValue("name"))
+	ctx, stop := s.untilShutdown(r.Context())
+	defer stop()
+	status, err := s.engine.Wait(ctx, caller, r.PathValue("name"))
+	if ctx.Err() != nil {
+		return // no answer: who waits asks the next daemon
+	}
 	if err != nil {
 		s.refuse(w, err)
 		return

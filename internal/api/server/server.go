@@ -91,7 +91,8 @@ func (s *Server) Serve(listener net.Listener) error {
 }
 
 // Shutdown lets calls under way finish until ctx ends, then cuts them off: an up
-// is then taken back. It returns when the last of them is over.
+// is then taken back. Calls that only look on end at once. It returns when the
+// last of them is over.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
 	if err != nil {
