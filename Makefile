@@ -25,7 +25,7 @@ FOLDERS      = DESTDIR='$(DESTDIR)' BINDIR='$(BINDIR)' LIBEXECDIR='$(LIBEXECDIR)
 	UNITDIR='$(UNITDIR)' SYSUSERSDIR='$(SYSUSERSDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' \
 	BASHDIR='$(BASHDIR)' ZSHDIR='$(ZSHDIR)' FISHDIR='$(FISHDIR)' BIN='$(abspath $(BIN))' VERSION='$(VERSION)'
 
-.PHONY: build demo test testdeps deps lint fuzz clean install uninstall deb
+.PHONY: build bench demo test testdeps deps lint fuzz clean install uninstall deb
 
 build: ## the three programs, in bin/
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/bield ./cmd/bieldd ./cmd/bield-init
@@ -58,6 +58,9 @@ test: testdeps ## the whole suite, real VMs included
 
 lint: ## golangci-lint with the project's rules
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...
+
+bench: testdeps ## what is measured, with this machine's figures; BENCH=Plan for one
+	$(SUDO) env BIELD_TEST_REQUIRE=1 $(GO) test ./bench -run '^$$' -bench '$(or $(BENCH),.)' -benchtime 3x -timeout 60m
 
 fuzz: ## every fuzz target for FUZZTIME each
 	./test/fuzz.sh $(or $(FUZZTIME),30s)

@@ -16,7 +16,7 @@ group() { # NAME COMMAND…
 
 formatted() {
   local files
-  files=$(gofmt -l cmd internal test) || return
+  files=$(gofmt -l bench cmd internal test) || return
   [ -z "$files" ] || { echo "gofmt these: $files"; return 1; }
 }
 

@@ -6,7 +6,6 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,12 +87,10 @@ type checker struct {
 	omitted  int
 	// What all VMs are held against is made once; stateDir is "" where it is
 	// itself at fault.
-	stateDir        string
-	usedIPs         map[netip.Addr]bool
-	usedMACs        map[string]bool
-	suggestIP       func() string
-	tagForm         *regexp.Regexp
-	packageNameForm *regexp.Regexp
+	stateDir  string
+	usedIPs   map[netip.Addr]bool
+	usedMACs  map[string]bool
+	suggestIP func() string
 }
 
 func newChecker(h Host) *checker {
@@ -105,9 +102,6 @@ func newChecker(h Host) *checker {
 		c.stateDir = h.StateDir
 	}
 	c.suggestIP = sync.OnceValue(c.freeIP)
-	c.tagForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
-	// Debian policy 5.6.7, without a final "-", which apt takes as "remove".
-	c.packageNameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{0,126}[a-z0-9+.]$`)
 	return c
 }
 
@@ -234,7 +228,7 @@ func NameProblem(name string) string {
 	switch {
 	case len(name) > maxNameBytes:
 		return fmt.Sprintf("the name has %d characters — %s", len(name), write)
-	case !regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`).MatchString(name):
+	case !madeOf(name, lower+digits, lower+digits+"-") || !endsIn(name, lower+digits):
 		return fmt.Sprintf("%q is no host name — %s", name, write)
 	case !strings.ContainsFunc(name, unicode.IsLower):
 		return fmt.Sprintf("%q would be read as an address — put a letter in it", name)
@@ -250,7 +244,7 @@ func interfaceProblem(name string) string {
 		return "is empty — name an interface, for example " + DefaultBridge
 	case len(name) > MaxInterfaceName:
 		return fmt.Sprintf("%q has %d characters, Linux allows %d — shorten it", name, len(name), MaxInterfaceName)
-	case !regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`).MatchString(name):
+	case !madeOf(name, letters+digits+"_", letters+digits+"_.-"):
 		return fmt.Sprintf("%q is no interface name — use letters, digits, - _ and .", name)
 	case name == "lo" || name == "all" || name == "default":
 		return fmt.Sprintf("%q has a meaning of its own in Linux — choose another name", name)

@@ -8,7 +8,6 @@ import (
 	"math"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,7 +39,7 @@ func (c *checker) checkUser(at location, u User) {
 // UserNameProblem says why name cannot be the guest's user, or is "".
 func UserNameProblem(name string) string {
 	switch {
-	case !regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}$`).MatchString(name):
+	case len(name) > 32 || !madeOf(name, letters+"_", letters+digits+"_.-"):
 		return fmt.Sprintf("%.60q is no user name — use at most 32 letters, digits, - _ and ., beginning with a letter", name)
 	case slices.Contains(systemNames(), name):
 		return fmt.Sprintf("%q is an account of the guest's own system — choose another `user`", name)
@@ -111,7 +110,7 @@ func KeyProblem(line string) string {
 }
 
 func (c *checker) checkImage(at location, m Image) {
-	if m.Suite != "" && !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`).MatchString(m.Suite) {
+	if m.Suite != "" && (len(m.Suite) > 64 || !madeOf(m.Suite, letters+digits, letters+digits+"._-")) {
 		c.add(at.to("suite"), "%q is no suite — write for example bookworm", m.Suite)
 	}
 	if m.Mirror != "" {
@@ -125,7 +124,7 @@ func (c *checker) checkImage(at location, m Image) {
 		return
 	}
 	for i, p := range m.Packages {
-		if !c.packageNameForm.MatchString(p) {
+		if !packageName(p) {
 			c.add(at.to("packages", strconv.Itoa(i)), "%q is no Debian package name — use lower-case letters, digits, + - and .", p)
 		}
 	}
@@ -203,7 +202,7 @@ func (c *checker) checkTag(at location, s Share, twice bool) {
 		c.add(at, "is empty — write a short name")
 	case len(s.Tag) > MaxTagBytes:
 		c.add(at, "%q has %d bytes, virtio-fs allows %d — shorten it", s.Tag, len(s.Tag), MaxTagBytes)
-	case !c.tagForm.MatchString(s.Tag):
+	case !madeOf(s.Tag, letters+digits+"_", letters+digits+"_.-"):
 		c.add(at, "%q is no tag — use letters, digits, - _ and .", s.Tag)
 	case s.Tag == RootTag || s.Tag == HostKeysTag:
 		c.add(at, "%q is bield's own — choose another tag", s.Tag)

@@ -251,8 +251,12 @@ func Require(t testing.TB) {
 		}
 		t.Skip(reason)
 	}
+	root, err := moduleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, top := range []string{"cmd/bieldd", "cmd/bield-init", "internal"} {
-		err := filepath.WalkDir(filepath.Join("../..", top), func(path string, _ fs.DirEntry, err error) error {
+		err := filepath.WalkDir(filepath.Join(root, top), func(path string, _ fs.DirEntry, err error) error {
 			if err == nil {
 				_, err = os.Stat(path)
 			}
@@ -265,6 +269,18 @@ func Require(t testing.TB) {
 	if err := Alone(filepath.Join(Base(), "image"), buildImage); err != nil {
 		t.Fatal("build the machines' image: ", err)
 	}
+}
+
+// moduleRoot is the folder above the test's that has the go.mod.
+func moduleRoot() (string, error) {
+	dir := "."
+	for range 8 {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		dir = filepath.Join("..", dir)
+	}
+	return "", errors.New("the tests run outside the module")
 }
 
 // Alone makes a machine on a thread of its own, which ends with it, and lets do
