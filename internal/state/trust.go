@@ -35,6 +35,8 @@ type way struct {
 	dir   *os.File
 	rest  []string
 	links int
+	// examine is for root's daemon: nothing is made, and root alone trusted.
+	examine bool
 }
 
 func (w *way) close() {
@@ -59,7 +61,14 @@ func (w *way) enter(f *os.File) error {
 	if err != nil {
 		return fmt.Errorf("look at folder: %w", err)
 	}
-	return distrust(f.Name(), info, info.Mode()&os.ModeSticky != 0)
+	return w.distrust(f.Name(), info, info.Mode()&os.ModeSticky != 0)
+}
+
+func (w *way) distrust(path string, info os.FileInfo, sticky bool) error {
+	if w.examine {
+		return distrustFor(0, path, info, sticky)
+	}
+	return distrust(path, info, sticky)
 }
 
 func (w *way) step() error {
@@ -81,7 +90,7 @@ func (w *way) step() error {
 	case info.Mode()&os.ModeSymlink == 0:
 		return fmt.Errorf("%s is no folder: move it away", path)
 	}
-	if err := distrust(path, info, false); err != nil {
+	if err := w.distrust(path, info, false); err != nil {
 		return err
 	}
 	return w.follow(f)
@@ -92,7 +101,7 @@ func (w *way) open(name, path string) (*os.File, error) {
 	const flags = unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	at := int(w.dir.Fd())
 	fd, err := unix.Openat(at, name, flags, 0)
-	if errors.Is(err, unix.ENOENT) {
+	if errors.Is(err, unix.ENOENT) && !w.examine {
 		if err := unix.Mkdirat(at, name, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 			return nil, fmt.Errorf("make folder %s: %w", path, err)
 		}
@@ -131,12 +140,16 @@ func parts(path string) []string {
 // distrust is an error about what others could change. In a sticky folder, as
 // /tmp is one, nobody can exchange what belongs to another.
 func distrust(path string, info os.FileInfo, sticky bool) error {
+	return distrustFor(uint32(os.Geteuid()), path, info, sticky)
+}
+
+func distrustFor(self uint32, path string, info os.FileInfo, sticky bool) error {
 	const others = 0o022
 	uid, err := ownerOf(info)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s: %w", path, err)
-	case uid != 0 && uid != uint32(os.Geteuid()):
+	case uid != 0 && uid != self:
 		return fmt.Errorf("%s belongs to uid %d, who could exchange what bield keeps there: chown it to root, or choose another folder", path, uid)
 	case info.IsDir() && info.Mode().Perm()&others != 0 && !sticky:
 		return fmt.Errorf("%s may be written by others (mode %04o), who could exchange what bield keeps there: chmod go-w it, or choose another folder",

@@ -123,7 +123,37 @@ func TestMakeRefusesWhatOthersCouldExchange(t *testing.T) {
 					t.Errorf("%v, want %q in it", err, test.want)
 				}
 			}
+			if os.Geteuid() == 0 {
+				examine(t, test.prepare(t, closed(t)), test.want)
+			}
 		})
+	}
+}
+
+// examine holds Examine to the same answer as making the folder, and to making
+// nothing.
+func examine(t *testing.T, path, want string) {
+	t.Helper()
+	_, before := os.Lstat(path)
+	err := Examine(path)
+	if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+		t.Errorf("examined: %v, want %q in it", err, want)
+	}
+	if _, after := os.Lstat(path); (before == nil) != (after == nil) {
+		t.Errorf("examining made or removed %s: %v, %v", path, before, after)
+	}
+}
+
+// TestExamineIsForRoot: what the caller owns is not good enough for the daemon.
+func TestExamineIsForRoot(t *testing.T) {
+	needRoot(t)
+	base := closed(t)
+	folder(t, base+"/mine", somebody, 0o755)
+	if err := Examine(base + "/mine"); err == nil || !strings.Contains(err.Error(), "belongs to uid 54331") {
+		t.Errorf("somebody's: %v", err)
+	}
+	if err := Examine(base + "/mine/below"); err == nil || !strings.Contains(err.Error(), "belongs to uid 54331") {
+		t.Errorf("in somebody's: %v", err)
 	}
 }
 
