@@ -18,7 +18,7 @@ import (
 
 // ErrByHand means that bield does not install packages on this distribution;
 // the error's text is what a person does instead.
-var ErrByHand = errors.New("install these by hand")
+var ErrByHand = errors.New("bield installs packages on Debian and its relatives only")
 
 // Install installs what Missing names. progress gets one line for each thing
 // being done and may be nil. On other distributions than Debian and its
@@ -36,7 +36,7 @@ func (h Host) Install(ctx context.Context, progress func(string)) error {
 		return err
 	}
 	if familyOf(release) != familyDebian {
-		return byHand(familyOf(release), needs)
+		return fmt.Errorf("%w: %s", ErrByHand, strings.Join(h.Advice(needs), "; "))
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("install what is missing: only root can: run `sudo bield setup`")
@@ -61,17 +61,6 @@ func packagesOf(needs []Need) []string {
 		}
 	}
 	return packages
-}
-
-func byHand(f family, needs []Need) error {
-	if command := f.command(packagesOf(needs)); command != "" {
-		return fmt.Errorf("%w: %s", ErrByHand, command)
-	}
-	var names []string
-	for _, n := range needs {
-		names = append(names, n.Program)
-	}
-	return fmt.Errorf("%w: %s", ErrByHand, strings.Join(names, ", "))
 }
 
 // installPackages uses the host's own apt with the host's own settings.

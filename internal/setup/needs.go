@@ -5,8 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"bield/internal/apt"
 )
@@ -50,28 +48,13 @@ func familyOf(r apt.Release) family {
 	return familyOther
 }
 
-// command is how a person of that family installs packages.
-func (f family) command(packages []string) string {
-	list := strings.Join(packages, " ")
-	switch f {
-	case familyDebian:
-		return "apt-get install " + list
-	case familyFedora:
-		return "dnf install " + list
-	case familyArch:
-		return "pacman -S " + list
-	case familyNix:
-		return "environment.systemPackages = with pkgs; [ " + list + " ];"
-	default:
-		return ""
-	}
-}
-
 // program is a program of bield's, with its package in each family.
 type program struct {
 	name, purpose string
 	packages      map[family]string
 	optional      bool
+	// versioned programs answer --version.
+	versioned bool
 }
 
 func programs() []program {
@@ -79,10 +62,12 @@ func programs() []program {
 		return map[family]string{familyDebian: name, familyFedora: name, familyArch: name, familyNix: name}
 	}
 	return []program{
-		{name: "qemu-system-x86_64", purpose: "runs the VMs", packages: map[family]string{
+		{name: "qemu-system-x86_64", purpose: "runs the VMs", versioned: true, packages: map[family]string{
 			familyDebian: "qemu-system-x86", familyFedora: "qemu-system-x86-core",
 			familyArch: "qemu-system-x86", familyNix: "qemu"}},
-		{name: "mmdebstrap", purpose: "makes guest images", packages: same("mmdebstrap")},
+		{name: "mmdebstrap", purpose: "makes guest images", packages: map[family]string{
+			familyDebian: "mmdebstrap", familyFedora: "mmdebstrap",
+			familyArch: userRepository + "mmdebstrap", familyNix: "mmdebstrap"}},
 		{name: "newuidmap", purpose: "is asked for by mmdebstrap", packages: map[family]string{
 			familyDebian: "uidmap", familyFedora: "shadow-utils", familyArch: "shadow", familyNix: "shadow"}},
 		{name: "mkfs.erofs", purpose: "makes root disks (storeOnDisk)", packages: same("erofs-utils")},
@@ -118,13 +103,6 @@ func (h Host) path() []string {
 	return append(filepath.SplitList(os.Getenv("PATH")), "/usr/local/sbin", "/usr/sbin", "/sbin")
 }
 
-func (h Host) has(name string) bool {
-	return slices.ContainsFunc(h.path(), func(dir string) bool {
-		info, err := os.Stat(filepath.Join(dir, name))
-		return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
-	})
-}
-
 // Missing lists what the host lacks, virtiofsd last.
 func (h Host) Missing(ctx context.Context) ([]Need, error) {
 	release, err := apt.HostRelease(h.root())
@@ -134,7 +112,7 @@ func (h Host) Missing(ctx context.Context) ([]Need, error) {
 	fam := familyOf(release)
 	var needs []Need
 	for _, p := range programs() {
-		if !h.has(p.name) {
+		if h.find(p.name) == "" {
 			needs = append(needs, Need{Program: p.name, Purpose: p.purpose, Package: p.packages[fam], Optional: p.optional})
 		}
 	}
