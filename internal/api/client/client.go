@@ -20,6 +20,9 @@ import (
 // ErrNoDaemon says that nothing listens on the socket.
 var ErrNoDaemon = errors.New("bieldd is not running")
 
+// ErrNoPermission says that the caller may not use the socket.
+var ErrNoPermission = errors.New("no permission")
+
 // Client is a connection to one daemon.
 type Client struct {
 	socket string
@@ -181,7 +184,7 @@ func (c *Client) explain(err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
 		return fmt.Errorf("%w (nothing listens on %s)", ErrNoDaemon, c.socket)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("no permission for %s: join the group bield (`sudo usermod -aG bield $USER`, then log in again), or use sudo", c.socket)
+		return fmt.Errorf("%w for %s: join the group bield (`sudo usermod -aG bield $USER`, then log in again), or use sudo", ErrNoPermission, c.socket)
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
 	}
