@@ -47,7 +47,8 @@ is a real VM with your workspace mounted live and nothing else of the host in it
   sudo bield up claude-home        start a VM; returns when SSH works
   bield ssh claude-home            a shell in it
   bield ls                         what runs
-  bield down claude-home           stop it and forget its root`,
+  bield down claude-home           stop it and forget its root
+  sudo bield doctor                what is in the way, and what to do about it`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version,
@@ -63,7 +64,7 @@ is a real VM with your workspace mounted live and nothing else of the host in it
 	root.AddCommand(
 		newUpCommand(a), newDownCommand(a), newRestartCommand(a), newPlanCommand(a), newApplyCommand(a), newListCommand(a), newSSHCommand(a), newLogsCommand(a),
 		newEventsCommand(a), newInspectCommand(a), newMetricsCommand(a),
-		newConfigCommand(a), newImageCommand(a), newSetupCommand(a), newVersionCommand(a),
+		newConfigCommand(a), newImageCommand(a), newSetupCommand(a), newDoctorCommand(a), newVersionCommand(a),
 		newManCommand(),
 	)
 	a.completeVMs(root)
@@ -164,9 +165,10 @@ func (a *app) daemon(ctx context.Context) (*client.Client, error) {
 
 // Colours of a terminal.
 const (
-	red   = "31"
-	green = "32"
-	dim   = "2"
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+	dim    = "2"
 )
 
 // paint colours text where w is a terminal that wants it.
