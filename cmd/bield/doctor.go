@@ -173,7 +173,11 @@ func (a *app) askDaemon(ctx context.Context) preflight.Daemon {
 	case err != nil:
 		return preflight.Daemon{Err: err}
 	}
-	return preflight.Daemon{Runs: true, Version: reply.Version, PID: reply.PID, OtherAPI: reply.API != api.Version, Wanted: version}
+	d := preflight.Daemon{Runs: true, Version: reply.Version, PID: reply.PID, OtherAPI: reply.API != api.Version, Wanted: version}
+	if d.OtherAPI || d.Version != d.Wanted {
+		d.End = "sudo " + strings.TrimPrefix(endDaemon(ctx, reply.PID), "sudo ")
+	}
+	return d
 }
 
 // programs are those of others that bield starts, and its own.

@@ -21,13 +21,15 @@ type Daemon struct {
 	Wanted string
 	// Closed says that the caller may not speak to it.
 	Closed bool
+	// End is the command that ends it, so that the next `bield` starts this one.
+	End string
 	// Err is why one that is there did not answer.
 	Err error
 }
 
 func (h Host) daemon(ctx context.Context) Result {
 	d := h.Daemon(ctx)
-	restart := fmt.Sprintf("sudo kill %d; VMs go on, and the next `bield` starts the new one", d.PID)
+	restart := d.End + "; VMs go on, and the next `bield` starts the new one"
 	switch {
 	case d.Runs && d.OtherAPI:
 		return fail(fmt.Sprintf("bieldd %s (pid %d) answers, and this bield, %s, can't speak to it", d.Version, d.PID, d.Wanted), restart)

@@ -50,8 +50,8 @@ func TestDaemon(t *testing.T) {
 	}{
 		{"none", Daemon{}, OK, "none runs"},
 		{"same", Daemon{Runs: true, Version: "1", Wanted: "1", PID: 7}, OK, "(pid 7)"},
-		{"other version", Daemon{Runs: true, Version: "1", Wanted: "2", PID: 7}, Warn, "sudo kill 7"},
-		{"other API", Daemon{Runs: true, OtherAPI: true, Version: "1", Wanted: "2", PID: 7}, Fail, "sudo kill 7"},
+		{"other version", Daemon{Runs: true, Version: "1", Wanted: "2", PID: 7, End: "sudo kill 7"}, Warn, "sudo kill 7"},
+		{"other API", Daemon{Runs: true, OtherAPI: true, Version: "1", Wanted: "2", PID: 7, End: "sudo kill 7"}, Fail, "sudo kill 7"},
 		{"closed", Daemon{Closed: true}, Skipped, "sudo bield doctor"},
 		{"mute", Daemon{Err: errors.New("timeout")}, Fail, "bieldd.log"},
 	}

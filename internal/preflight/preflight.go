@@ -91,7 +91,7 @@ func (h Host) Checks() []Check {
 		still("cgroups", h.cgroups),
 		still("kvm", h.kvm),
 		{"programs", h.programs},
-		still("open-files", h.openFiles),
+		one("open-files", h.openFiles),
 		still("memory", h.memory),
 		still("disk-state", h.diskOfState),
 		still("disk-cache", h.diskOfCache),

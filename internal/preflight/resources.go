@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,13 +20,20 @@ import (
 // enoughFiles is what makes file handles unnecessary: docs/security.md.
 const enoughFiles = 1 << 18
 
-func (h Host) openFiles() Result {
+func (h Host) openFiles(ctx context.Context) Result {
 	if !h.root() {
 		return needsRoot("what bieldd may raise its limit of open files to")
 	}
 	got, err := process.FileLimit(enoughFiles)
 	if err != nil {
-		return warn(err.Error())
+		return warn(err.Error(), "mount /proc")
+	}
+	// One that its unit started may have more than this shell.
+	if d := h.Daemon(ctx); d.Runs {
+		var limit unix.Rlimit
+		if unix.Prlimit(d.PID, unix.RLIMIT_NOFILE, nil, &limit) == nil {
+			got = max(got, limit.Max)
+		}
 	}
 	return judgeFiles(got)
 }

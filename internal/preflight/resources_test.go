@@ -13,7 +13,7 @@ func TestOpenFiles(t *testing.T) {
 	expect(t, judgeFiles(1<<20), OK)
 	expect(t, judgeFiles(1<<18), OK)
 	expect(t, judgeFiles(20_000), Warn, "20000 at most", "LimitNOFILE")
-	expect(t, Host{UID: 1000}.openFiles(), Skipped, "sudo bield doctor")
+	expect(t, Host{UID: 1000}.openFiles(t.Context()), Skipped, "sudo bield doctor")
 }
 
 func TestMemory(t *testing.T) {
