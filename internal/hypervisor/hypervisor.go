@@ -66,8 +66,9 @@ type VM interface {
 	ID() process.ID
 	// Done is closed when the VMM has ended.
 	Done() <-chan struct{}
-	// Exit says how; it is meaningful once Done is closed.
-	Exit() process.Exit
+	// Cause says why, nil where the guest has powered itself off; it may be asked
+	// once Done is closed.
+	Cause() error
 	// Link connects to the guest link. There is one connection at a time: a
 	// second waits until the first is closed.
 	Link(ctx context.Context) (net.Conn, error)

@@ -87,7 +87,7 @@ func (r *run) supervise() {
 		<-r.vmm.Done()
 	}
 	if r.cause == nil {
-		r.cause = exitCause(r.vmm.Exit())
+		r.cause = r.vmm.Cause()
 	}
 	r.awaitConsole()
 	close(r.ended)
@@ -116,15 +116,6 @@ func (r *run) deadShares() error {
 		}
 	}
 	return errors.Join(dead...)
-}
-
-// exitCause is nil for a VMM that ended as it does when its guest powers off.
-// How an adopted one ended only its late parent was told.
-func exitCause(exit process.Exit) error {
-	if !exit.Known || exit.Code == 0 && exit.Signal == 0 {
-		return nil
-	}
-	return fmt.Errorf("the VMM ended: %s", exit)
 }
 
 func (r *run) shareEnded(tag string) error {

@@ -91,5 +91,7 @@ func panics(t *testing.T, h *host, before map[string]string) {
 		t.Fatal(err)
 	}
 	contains(t, "console", h.bield(t, "logs", "one"), "sysrq triggered crash")
+	s := becomes(t, h, "one", spec.StateFailed)
+	contains(t, "reason", s.Reason, "its kernel panicked")
 	nothingLeft(t, h, before)
 }

@@ -22,7 +22,9 @@ type guest struct {
 	netDir  string
 	console *console
 	journal *journal
-	// off takes QEMU's exit code.
+	events  *events
+	// off takes QEMU's exit code; a guest that resets its machine has one of its
+	// own.
 	off  chan int
 	once sync.Once
 
@@ -36,7 +38,7 @@ type guest struct {
 func newGuest(name string, plan Guest, c guestconfig.Config, devices map[string]*share, netDir string) *guest {
 	return &guest{
 		name: name, plan: plan, config: c, devices: devices, netDir: netDir,
-		console: newConsole(), journal: newJournal(), off: make(chan int, 1),
+		console: newConsole(), journal: newJournal(), events: &events{}, off: make(chan int, 1),
 		keys: c.User.AuthorizedKeys,
 	}
 }

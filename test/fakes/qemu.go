@@ -21,7 +21,7 @@ type machine struct {
 	// files are those that QEMU opens beside the initramfs: kernel and disk.
 	files []string
 	// Descriptors of listening sockets, and of the tap.
-	qmp, serial, link, tap int
+	qmp, events, serial, link, tap int
 	// shares maps tags to sockets.
 	shares map[string]string
 }
@@ -67,7 +67,7 @@ func (m machine) run(dir string, g Guest) error {
 		return err
 	}
 	listeners := map[int]net.Listener{}
-	for _, fd := range []int{m.qmp, m.serial, m.link} {
+	for _, fd := range []int{m.qmp, m.events, m.serial, m.link} {
 		if listeners[fd], err = net.FileListener(os.NewFile(uintptr(fd), "listener")); err != nil {
 			return fmt.Errorf("-chardev socket,fd=%d: %w", fd, err)
 		}
@@ -76,8 +76,11 @@ func (m machine) run(dir string, g Guest) error {
 	go serve(listeners[m.serial], v.console.attach)
 	go serve(listeners[m.link], v.serveLink)
 	go serve(listeners[m.qmp], func(conn net.Conn) { v.serveQMP(conn) })
+	go serve(listeners[m.events], v.events.serve)
 	go v.boot()
-	return exit(<-v.off)
+	code := <-v.off
+	v.events.shutdown(code)
+	return exit(max(0, code))
 }
 
 // serve takes one connection at a time, as QEMU's sockets do.
@@ -118,8 +121,8 @@ func parseMachine(args []string) (machine, error) {
 			}
 		}
 	}
-	m.qmp, m.serial, m.link = fds["qmp"], fds["serial"], fds["link"]
-	if m.name == "" || m.initrd == "" || len(m.files) == 0 || m.qmp < 3 || m.serial < 3 || m.link < 3 || m.tap < 3 {
+	m.qmp, m.events, m.serial, m.link = fds["qmp"], fds["events"], fds["serial"], fds["link"]
+	if m.name == "" || m.initrd == "" || len(m.files) == 0 || m.qmp < 3 || m.events < 3 || m.serial < 3 || m.link < 3 || m.tap < 3 {
 		return m, fmt.Errorf("this command line makes no machine of bield's: %q", args)
 	}
 	if !slices.Contains(args, "virtserialport,bus=ports.0,nr=1,chardev=link,name="+guestconfig.LinkPort) {

@@ -150,6 +150,9 @@ func (v *guest) command(line string, channel ssh.Channel) (code int, then func()
 		return 0, func() { v.powerOff("the user asked for it") }
 	case words[0] == "panic":
 		code, _ := strconv.Atoi(words[1])
+		if code == 0 {
+			code = reset
+		}
 		return 0, func() {
 			v.console.print("Kernel panic - not syncing: as asked")
 			v.end(code)

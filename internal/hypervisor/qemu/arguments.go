@@ -13,7 +13,8 @@ const (
 	qmpFD    = 3
 	serialFD = 4
 	linkFD   = 5
-	firstTap = 6
+	eventsFD = 6
+	firstTap = 7
 )
 
 // options are what the host and QEMU's version decide.
@@ -69,13 +70,14 @@ func hardware(m hypervisor.Machine, o options) []string {
 	}
 }
 
-// channels are QMP, the serial line and the guest link.
+// channels are QMP, a second one for its events alone, the serial line and the guest link.
 func channels() []string {
 	socket := func(id string, fd int) string {
 		return fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", id, fd)
 	}
 	return []string{
 		"-chardev", socket("qmp", qmpFD), "-mon", "chardev=qmp,mode=control",
+		"-chardev", socket("events", eventsFD), "-mon", "chardev=events,mode=control",
 		"-chardev", socket("serial", serialFD), "-serial", "chardev:serial",
 		"-device", "virtio-serial-device,id=ports",
 		"-chardev", socket("link", linkFD),

@@ -159,7 +159,7 @@ func (d *Driver) start(ctx context.Context, m hypervisor.Machine) (*VM, error) {
 		removeAll(m.Dir)
 		return nil, err
 	}
-	return confirm(ctx, &VM{Process: p, dir: m.Dir}, m.Log)
+	return confirm(ctx, newVM(p, m.Dir), m.Log)
 }
 
 // confirm waits until QEMU answers on QMP, which it does once the machine is
@@ -183,6 +183,7 @@ func confirm(ctx context.Context, vm *VM, log string) (*VM, error) {
 	if err == nil {
 		return vm, nil
 	}
+	vm.watch.stop()
 	if killed := vm.Process.Kill(); killed != nil {
 		err = errors.Join(err, killed)
 	}
@@ -214,5 +215,5 @@ func (d *Driver) Adopt(_ context.Context, dir string, id process.ID) (hypervisor
 	if err != nil {
 		return nil, err
 	}
-	return &VM{Process: p, dir: dir}, nil
+	return newVM(p, dir), nil
 }

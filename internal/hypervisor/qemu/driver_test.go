@@ -54,14 +54,15 @@ func start(t *testing.T, d *Driver, m hypervisor.Machine) hypervisor.VM {
 	return vm
 }
 
-func waitEnd(t *testing.T, vm hypervisor.VM) process.Exit {
+// waitEnd returns why the VM ended.
+func waitEnd(t *testing.T, vm hypervisor.VM) error {
 	t.Helper()
 	select {
 	case <-vm.Done():
 	case <-time.After(30 * time.Second):
 		t.Fatal("the VMM goes on")
 	}
-	return vm.Exit()
+	return vm.Cause()
 }
 
 // socketsLeft lists what is left of the driver's sockets.
@@ -86,8 +87,8 @@ func TestStartAndPowerButton(t *testing.T) {
 	if err := vm.PowerButton(t.Context()); err == nil {
 		t.Error("the fake ends without an answer, and no error")
 	}
-	if exit := waitEnd(t, vm); exit.Code != 3 {
-		t.Errorf("exit %s", exit)
+	if cause := waitEnd(t, vm); cause == nil || !strings.Contains(cause.Error(), "exit status 3") {
+		t.Errorf("ended: %v", cause)
 	}
 	if err := vm.Kill(t.Context()); err != nil || len(socketsLeft(t, m.Dir)) != 0 {
 		t.Errorf("%v, left %v", err, socketsLeft(t, m.Dir))
@@ -157,7 +158,12 @@ func TestAdopt(t *testing.T) {
 	if err := again.Kill(t.Context()); err != nil {
 		t.Error(err)
 	}
-	waitEnd(t, vm)
+	if cause := waitEnd(t, vm); cause == nil || !strings.Contains(cause.Error(), "SIGKILL") {
+		t.Errorf("ended: %v", cause)
+	}
+	if cause := again.Cause(); cause == nil || !strings.Contains(cause.Error(), "no daemon saw how") {
+		t.Errorf("adopted, ended: %v", cause)
+	}
 	if _, err := d.Adopt(t.Context(), m.Dir, vm.ID()); !errors.Is(err, process.ErrGone) {
 		t.Errorf("adopt an ended VM: %v", err)
 	}
@@ -282,8 +288,8 @@ func TestRealQEMU(t *testing.T) {
 	if _, err := io.WriteString(serial, "q"); err != nil {
 		t.Fatal(err)
 	}
-	if exit := waitEnd(t, vm); exit != (process.Exit{Known: true}) {
-		t.Errorf("after a reset: %s: %q", exit, process.TailLog(m.Log, 5))
+	if cause := waitEnd(t, vm); cause == nil || !strings.Contains(cause.Error(), "reset") {
+		t.Errorf("after a reset: %v: %q", cause, process.TailLog(m.Log, 5))
 	}
 }
 

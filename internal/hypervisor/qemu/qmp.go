@@ -25,6 +25,9 @@ type qmpMessage struct {
 	Error    *qmpError       `json:"error"`
 	Event    string          `json:"event"`
 	ID       *int            `json:"id"`
+	Data     struct {
+		Reason string `json:"reason"`
+	} `json:"data"`
 }
 
 type qmpError struct {

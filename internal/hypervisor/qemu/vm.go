@@ -17,14 +17,22 @@ const (
 	qmpSocket    = "qmp.sock"
 	serialSocket = "serial.sock"
 	linkSocket   = "link.sock"
+	eventsSocket = "events.sock"
 )
 
-func socketNames() []string { return []string{qmpSocket, serialSocket, linkSocket} }
+func socketNames() []string { return []string{qmpSocket, serialSocket, linkSocket, eventsSocket} }
 
 // VM is a running QEMU. It implements hypervisor.VM.
 type VM struct {
 	*process.Process
-	dir string
+	dir   string
+	watch *watch
+}
+
+func newVM(p *process.Process, dir string) *VM {
+	v := &VM{Process: p, dir: dir}
+	v.watch = newWatch(v.socket(eventsSocket))
+	return v
 }
 
 func (v *VM) socket(name string) string { return filepath.Join(v.dir, name) }
@@ -54,12 +62,16 @@ func (v *VM) PowerButton(ctx context.Context) error {
 // Kill implements hypervisor.VM. It takes the sockets with it.
 func (v *VM) Kill(context.Context) error {
 	err := v.Process.Kill()
+	v.watch.stop()
 	removeAll(v.dir)
 	return err
 }
 
 // Close implements hypervisor.VM.
-func (v *VM) Close() { v.Release() }
+func (v *VM) Close() {
+	v.watch.stop()
+	v.Release()
+}
 
 // listenAll makes the sockets that QEMU is to accept connections on.
 func listenAll(dir string) ([]*os.File, error) {

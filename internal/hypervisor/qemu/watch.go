@@ -1,0 +1,94 @@
+package qemu
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// lastWords is how long after QEMU's end what it told may still be read.
+const lastWords = time.Second
+
+// watch is a connection of its own to QEMU's events, for as long as the machine
+// runs: only there it tells why it ends.
+type watch struct {
+	stop context.CancelFunc
+	// over is closed when no more is heard; reason is then that of the event
+	// SHUTDOWN, or "".
+	over   chan struct{}
+	reason string
+}
+
+// newWatch listens at a socket until stopped.
+func newWatch(socket string) *watch {
+	ctx, stop := context.WithCancel(context.Background())
+	w := &watch{stop: stop, over: make(chan struct{})}
+	go func() {
+		defer close(w.over)
+		defer stop()
+		w.reason, _ = shutdownReason(ctx, socket)
+	}()
+	return w
+}
+
+// shutdownReason reads events up to that of the machine's end.
+func shutdownReason(ctx context.Context, socket string) (string, error) {
+	conn, err := dial(ctx, socket)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	// Not converse: it would keep what it has read beyond the answer.
+	lines := bufio.NewScanner(conn)
+	lines.Buffer(nil, qmpBytes)
+	if _, err := conn.Write([]byte("{\"execute\":\"qmp_capabilities\"}\r\n")); err != nil {
+		return "", err
+	}
+	for lines.Scan() {
+		var m qmpMessage
+		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
+			return "", fmt.Errorf("%w: %w", errQMP, err)
+		}
+		if m.Event == "SHUTDOWN" {
+			return m.Data.Reason, nil
+		}
+	}
+	return "", lines.Err()
+}
+
+// Cause implements hypervisor.VM. The reasons are those of ShutdownCause in
+// QEMU's qapi/run-state.json.
+func (v *VM) Cause() error {
+	exit := v.Exit()
+	if exit.Known && (exit.Code != 0 || exit.Signal != 0) {
+		return fmt.Errorf("the VMM ended: %s", exit)
+	}
+	switch reason := v.watch.heard(); {
+	case reason == "guest-shutdown", reason == "" && exit.Known:
+		return nil
+	case reason == "":
+		return errors.New("the VMM ended while no daemon saw how")
+	case reason == "guest-reset", reason == "guest-panic":
+		return errors.New("the guest reset its machine: its kernel panicked, or it was told to reboot")
+	default:
+		return fmt.Errorf("the VMM was ended: %s", reason)
+	}
+}
+
+// heard is what was told, once QEMU has ended.
+func (w *watch) heard() string {
+	timer := time.NewTimer(lastWords)
+	defer timer.Stop()
+	select {
+	case <-w.over:
+		return w.reason
+	case <-timer.C:
+		w.stop()
+		<-w.over
+		return w.reason
+	}
+}
