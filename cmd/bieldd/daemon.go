@@ -114,8 +114,8 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 // serve answers until ctx ends or the daemon has been idle for long enough.
 func (d *daemon) serve(ctx context.Context) error {
 	served := make(chan error, 1)
-	go func() { served <- d.server.Serve(d.listener) }()
 	d.engine.Resume(ctx)
+	go func() { served <- d.server.Serve(d.listener) }()
 	d.log.Info("bieldd serves", "version", version, "socket", d.listener.Addr().String())
 	told := d.report(ctx)
 	select {

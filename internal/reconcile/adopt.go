@@ -85,7 +85,7 @@ func (e *Engine) showFailures() {
 
 // Resume starts the VMs that should run and don't: those that start with the
 // daemon, and those that an earlier daemon was about to start. It returns at
-// once.
+// once, and is called before the first request.
 func (e *Engine) Resume(ctx context.Context) {
 	e.mu.Lock()
 	vms := e.applied.Host.VMs
@@ -98,14 +98,10 @@ func (e *Engine) Resume(ctx context.Context) {
 		if there || !e.toRun(vm) {
 			continue
 		}
-		e.goOn(ctx, func(ctx context.Context) {
-			// From now on it is wanted, and its policy says what a failure means.
-			e.setFate(vm.Name, func(f *Fate) { f.Run = true })
-			err := e.withVM(ctx, vm.Name, e.logProgress, func(ctx context.Context, j *job) error { return j.tryAgain(ctx) })
-			if err != nil {
-				e.Log.Warn("start", "vm", vm.Name, "error", err)
-			}
-		})
+		// From now on it is wanted, and its policy says what a failure means. A
+		// `down` that comes now ends the waiting.
+		e.setFate(vm.Name, func(f *Fate) { f.Run = true })
+		e.startLater(ctx, m, 0)
 	}
 }
 

@@ -44,13 +44,18 @@ func (e *Engine) restartLater(ctx context.Context, m *machine, why string, ran t
 	f, _ := e.fate(m.name)
 	delay := restartDelay(e.RestartDelay, f.Restarts)
 	e.setFate(m.name, func(f *Fate) { f.Restarts++ })
-	e.mu.Lock()
-	m.retry = &retry{at: time.Now().Add(delay), timer: time.AfterFunc(delay, func() { e.restart(ctx, m) })}
-	e.mu.Unlock()
+	e.startLater(ctx, m, delay)
 	if why == "" {
 		why = "its guest powered it off"
 	}
 	e.setState(m, spec.StateRestarting, why)
+}
+
+// startLater starts a VM after a pause, unless dropRetry comes first.
+func (e *Engine) startLater(ctx context.Context, m *machine, delay time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m.retry = &retry{at: time.Now().Add(delay), timer: time.AfterFunc(delay, func() { e.restart(ctx, m) })}
 }
 
 // restartDelay doubles with each try.

@@ -115,7 +115,7 @@ func (e *Engine) usable(caller Caller) []string {
 		if m.record != nil {
 			vm = m.record.VM
 		}
-		waits := declared && (m.retry != nil || m.pending > 0)
+		waits := declared && (m.retry != nil || m.pending > 0 || m.cancel != nil)
 		if (m.record != nil || waits) && caller.mayUse(vm) {
 			names = append(names, name)
 		}
