@@ -65,8 +65,10 @@ type sight struct {
 	rules spec.Part
 }
 
-// see asks the kernel.
+// see asks the kernel. Tables that are just being rebuilt can't be read.
 func (e *Engine) see(ctx context.Context) (sight, error) {
+	e.hostMu.Lock()
+	defer e.hostMu.Unlock()
 	links, err := network.Observe(e.Run.Owner())
 	if err != nil {
 		return sight{}, err
