@@ -12,13 +12,13 @@ import (
 
 func TestMain(m *testing.M) { host.Main(m, nil) }
 
-// timeout is when all that a machine runs is killed, so that its test fails
-// where it stands.
-const timeout = time.Minute
+// machine makes the machine of a short test, which then owns its thread. file is
+// its configuration, "" for the usual one.
+func machine(t *testing.T, file string) *host.Host { return machineFor(t, file, time.Minute) }
 
-// machine makes the machine of a test, which then owns its thread. file is its
-// configuration, "" for the usual one.
-func machine(t *testing.T, file string) *host.Host {
+// machineFor kills all that the machine runs after a time, so that its test fails
+// where it stands.
+func machineFor(t *testing.T, file string, timeout time.Duration) *host.Host {
 	runtime.LockOSThread() // and never unlocked: the thread ends with the test
 	// A short path: the sockets below it have at most 107 bytes.
 	work, err := os.MkdirTemp(host.Base(), "m")
