@@ -37,6 +37,7 @@ const (
 // declared state.
 func TestChaos(t *testing.T) {
 	host.Require(t)
+	t.Parallel()
 	rounds := chaosRounds / chaosMachines
 	if testing.Short() {
 		rounds = 2

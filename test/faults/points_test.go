@@ -22,6 +22,7 @@ var every = flag.Bool("every", false, "kill the daemon also where nothing has ha
 // which it lists itself, and has the next one reach the declared state.
 func TestPoints(t *testing.T) {
 	host.Require(t)
+	t.Parallel()
 	var tried atomic.Int64
 	for _, s := range scenarios() {
 		points := listPoints(t, s)

@@ -127,6 +127,24 @@ func (h *Host) Spec(ctx context.Context) (spec.Host, error) {
 	return config.Load(ctx, h.File(), env)
 }
 
+// Reboot ends all that runs, and takes away what the kernel has and, unless it is
+// kept, the run directory. It is for the machine's own thread.
+func (h *Host) Reboot(keepRun bool) error {
+	h.KillAll()
+	if !WaitFor(Patience, func() bool { return len(h.Processes()) == 0 }) {
+		return fmt.Errorf("still there: %v", h.Processes())
+	}
+	if !keepRun {
+		if err := os.RemoveAll(h.Run.Dir); err != nil {
+			return err
+		}
+	}
+	if err := h.ssh.Close(); err != nil {
+		return err
+	}
+	return h.enter()
+}
+
 // enter puts this thread in namespaces of its own, where guests can be reached.
 func (h *Host) enter() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET); err != nil {
