@@ -30,6 +30,7 @@ func reboot(t *testing.T, file string, keeps bool) {
 	defer func() { h.End(t) }()
 	declared, err := h.Spec(context.Background())
 	must(t, err)
+	must(t, h.AtHome())
 	must(t, h.StartDaemon(nil))
 	must(t, upOf()(h))
 	key := hostKey(t, declared, "one")

@@ -130,7 +130,7 @@ func processes(h *host.Host, recorded map[int]bool) error {
 
 // linked holds the links to be the bridge and one tap a VM on it.
 func linked(h *host.Host, declared spec.Host, want []string) error {
-	links, err := network.Observe(h.Run.Owner())
+	links, err := network.Observe(h.Owner())
 	var taps, wanted []string
 	for _, tap := range links.Taps {
 		if tap.Bridge != declared.Bridge || !tap.Up || !tap.Carrier || !tap.Isolated {
@@ -153,14 +153,14 @@ func linked(h *host.Host, declared spec.Host, want []string) error {
 // filtered holds the rules to be those of the VMs.
 func filtered(h *host.Host, declared spec.Host, want []string) error {
 	config := firewall.Config{
-		Owner: h.Run.Owner(), Bridge: declared.Bridge, Gateway: declared.Gateway(), Subnet: declared.Subnet,
+		Owner: h.Owner(), Bridge: declared.Bridge, Gateway: declared.Gateway(), Subnet: declared.Subnet,
 		ExternalInterface: declared.ExternalInterface,
 	}
 	for _, name := range want {
 		vm, _ := declared.VM(name)
 		config.VMs = append(config.VMs, firewall.VM{Tap: vm.Tap(), MAC: vm.MAC, IP: vm.IP})
 	}
-	rules, err := firewall.Observe(context.Background(), h.Run.Owner())
+	rules, err := firewall.Observe(context.Background(), h.Owner())
 	if err == nil && !rules.Matches(config) {
 		err = fmt.Errorf("the rules are not those of %q", want)
 	}

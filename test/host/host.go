@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,6 +30,7 @@ type Host struct {
 	Cache  string
 	Client *client.Client
 
+	runDir      string // as bield sees it
 	mounts, net string // namespaces
 	before      map[string]string
 	ssh         net.Listener
@@ -39,6 +41,7 @@ type Host struct {
 // has of the machine's files stays.
 func New(work string) (*Host, error) {
 	h := &Host{Work: work, Run: state.Run{Dir: filepath.Join(work, "run")}, Cache: filepath.Join(Base(), "cache")}
+	h.runDir = h.Run.Dir
 	h.Client = client.New(h.Run.Socket())
 	if err := h.furnish(); err != nil {
 		return nil, err
@@ -52,7 +55,7 @@ func New(work string) (*Host, error) {
 // Environment is what every program on the machine begins with.
 func (h *Host) Environment() map[string]string {
 	return map[string]string{
-		"HOME": h.Work, "BIN": filepath.Join(Base(), "bin"), "BIELD_RUN_DIR": h.Run.Dir, "BIELD_CACHE_DIR": h.Cache,
+		"HOME": h.Work, "BIN": filepath.Join(Base(), "bin"), "BIELD_RUN_DIR": h.runDir, "BIELD_CACHE_DIR": h.Cache,
 		"TMPDIR": filepath.Join(h.Work, "tmp"),
 		// Only a proxy would know whether package sources can be reached.
 		"http_proxy": "http://127.0.0.1:9", "TERM": "dumb", "LC_ALL": "C.UTF-8",
@@ -127,6 +130,24 @@ func (h *Host) Spec(ctx context.Context) (spec.Host, error) {
 	return config.Load(ctx, h.File(), env)
 }
 
+// Owner marks what bield makes in the kernel.
+func (h *Host) Owner() string { return state.Run{Dir: h.runDir}.Owner() }
+
+// AtHome makes the machine's bield the host's own, whose run directory is where
+// it is by default. That is a mount of h.Run.Dir.
+func (h *Host) AtHome() error {
+	for _, dir := range []string{"/run", "/var/lib"} {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(os.Mkdir(state.DefaultRunDir, 0o755), os.Mkdir(h.Run.Dir, 0o755)); err != nil {
+		return err
+	}
+	h.runDir = state.DefaultRunDir
+	return unix.Mount(h.Run.Dir, state.DefaultRunDir, "", unix.MS_BIND, "")
+}
+
 // Reboot ends all that runs, and takes away what the kernel has and, unless it is
 // kept, the run directory. It is for the machine's own thread.
 func (h *Host) Reboot(keepRun bool) error {
@@ -135,7 +156,11 @@ func (h *Host) Reboot(keepRun bool) error {
 		return fmt.Errorf("still there: %v", h.Processes())
 	}
 	if !keepRun {
-		if err := os.RemoveAll(h.Run.Dir); err != nil {
+		entries, err := os.ReadDir(h.Run.Dir)
+		for _, e := range entries {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(h.Run.Dir, e.Name())))
+		}
+		if err != nil {
 			return err
 		}
 	}
