@@ -134,6 +134,7 @@ const retry = 250 * time.Millisecond
 // follow shows events. When the query follows, it does so until ctx ends, and
 // waits for the next daemon when one ends.
 func (a *app) follow(ctx context.Context, query api.EventQuery, f follower) error {
+	began := time.Now()
 	d, err := a.daemon(ctx)
 	for err == nil {
 		err = d.Events(ctx, query, f.begun, func(e api.HostEvent) error {
@@ -144,7 +145,10 @@ func (a *app) follow(ctx context.Context, query api.EventQuery, f follower) erro
 		if !query.Follow || err != nil && !errors.Is(err, client.ErrNoDaemon) {
 			break
 		}
-		query.Tail = -1 // nothing is to be missed
+		if query.Tail == 0 && query.After == 0 {
+			query.Since = began
+		}
+		query.Tail = -1 // nothing that happened meanwhile is to be missed
 		if f.lost != nil {
 			f.lost()
 		}

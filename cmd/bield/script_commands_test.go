@@ -24,7 +24,7 @@ import (
 func commands() map[string]func(*testscript.TestScript, bool, []string) {
 	table := map[string]func(*testscript.TestScript, *host.Host, []string) error{
 		"exits": runExits, "daemon": runDaemon, "end-daemon": runEndDaemon, "await": runAwait,
-		"await-file": runAwaitFile, "slay": runSlay, "clean": runClean, "plain": runPlain, "chown": runChown,
+		"await-file": runAwaitFile, "await-text": runAwaitText, "slay": runSlay, "clean": runClean, "plain": runPlain, "chown": runChown,
 	}
 	all := map[string]func(*testscript.TestScript, bool, []string){}
 	for name, run := range table {
@@ -123,6 +123,26 @@ func runAwaitFile(ts *testscript.TestScript, _ *host.Host, args []string) error 
 	there := func() bool { _, err := os.Stat(ts.MkAbs(args[0])); return err == nil }
 	if !host.WaitFor(host.Patience, there) {
 		return fmt.Errorf("%s does not appear", args[0])
+	}
+	return nil
+}
+
+// runAwaitText waits until a line of a file matches a pattern.
+func runAwaitText(ts *testscript.TestScript, _ *host.Host, args []string) error {
+	if len(args) != 2 {
+		return errArguments
+	}
+	pattern, err := regexp.Compile("(?m)" + args[1])
+	if err != nil {
+		return err
+	}
+	var text []byte
+	there := func() bool {
+		text, _ = os.ReadFile(ts.MkAbs(args[0]))
+		return pattern.Match(text)
+	}
+	if !host.WaitFor(host.Patience, there) {
+		return fmt.Errorf("%s has no %s, but:\n%s", args[0], args[1], text)
 	}
 	return nil
 }

@@ -115,10 +115,10 @@ func (w *watch) update(ctx context.Context) error {
 		return w.miss()
 	}
 	reply, err := w.client.VMs(ctx)
-	if errors.Is(err, client.ErrNoDaemon) || ctx.Err() != nil {
+	switch {
+	case errors.Is(err, client.ErrNoDaemon), errors.Is(err, context.Canceled):
 		return nil // who follows the events notices that, too
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	same, first := w.known && reflect.DeepEqual(reply.VMs, w.vms), !w.known

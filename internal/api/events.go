@@ -20,9 +20,10 @@ const MaxEventBytes = 64 << 10
 type EventQuery struct {
 	// Follow goes on with those to come.
 	Follow bool
-	// After leaves out the events up to this number, and Since those before
-	// that time.
+	// After leaves out the events up to this number.
 	After uint64
+	// Since leaves out those of the past before that time: what happens from
+	// now on is shown whatever the clock says.
 	Since time.Time
 	// Tail is how many of the past are wanted at most; negative means all.
 	Tail int

@@ -24,7 +24,7 @@ func testEngine(t *testing.T) *Engine {
 	if err := run.Make(); err != nil {
 		t.Fatal(err)
 	}
-	events, err := openEventLog(run.Events())
+	events, err := openEventLog(t.Context(), run.Events())
 	if err != nil {
 		t.Fatal(err)
 	}

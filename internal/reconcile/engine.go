@@ -143,7 +143,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if err := errors.Join(o.Run.Sweep(), state.Folder{Dir: applied.Host.StateDir}.Sweep(spec.HostKeyFile)); err != nil {
 		o.Log.Warn("remove what was half written", "error", err)
 	}
-	events, err := openEventLog(o.Run.Events())
+	events, err := openEventLog(ctx, o.Run.Events())
 	if err != nil {
 		return nil, err
 	}

@@ -33,14 +33,14 @@ type eventLog struct {
 }
 
 // openEventLog goes on in the log that an earlier daemon wrote.
-func openEventLog(path string) (*eventLog, error) {
+func openEventLog(ctx context.Context, path string) (*eventLog, error) {
 	log, err := openBoundedLog(path, maxEventsBytes, false)
 	if err != nil {
 		return nil, err
 	}
 	l := &eventLog{log: log}
 	lines := &eventLines{take: func(e spec.Event) error { l.seq = max(l.seq, e.Seq); return nil }}
-	if err := log.copyTo(context.Background(), lines); err != nil {
+	if err := log.copyTo(ctx, lines); err != nil {
 		log.Close()
 		return nil, err
 	}
@@ -102,9 +102,13 @@ func (l *eventLines) Write(p []byte) (int, error) {
 func (l *eventLines) end() error {
 	line, long := l.partial, l.long
 	l.partial, l.long = l.partial[:0], false
-	var e spec.Event
-	if long || json.Unmarshal(line, &e) != nil || e.Seq == 0 {
-		return nil
+	if e, ok := parseEvent(line); ok && !long {
+		return l.take(e)
 	}
-	return l.take(e)
+	return nil
+}
+
+func parseEvent(line []byte) (e spec.Event, ok bool) {
+	err := json.Unmarshal(line, &e)
+	return e, err == nil && e.Seq > 0
 }

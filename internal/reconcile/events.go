@@ -15,9 +15,10 @@ import (
 type EventQuery struct {
 	// Follow goes on with those to come.
 	Follow bool
-	// After leaves out the events up to this number, and Since those before
-	// that time.
+	// After leaves out the events up to this number.
 	After uint64
+	// Since leaves out those of the past before that time: what happens from
+	// now on is shown whatever the clock says.
 	Since time.Time
 	// Tail is how many of the past are wanted at most; negative means all.
 	Tail int
@@ -52,7 +53,7 @@ type eventReader struct {
 }
 
 func (r *eventReader) take(e spec.Event) error {
-	if !r.query.wants(e) {
+	if !r.query.wants(e) || !r.live && e.Time.Before(r.query.Since) {
 		return nil
 	}
 	if mine := e.VM == "" || r.caller.Root() || e.Owner != nil && *e.Owner == r.caller.UID; !mine {
@@ -85,7 +86,7 @@ func (r *eventReader) caughtUp() error {
 }
 
 func (q EventQuery) wants(e spec.Event) bool {
-	return e.Seq > q.After && !e.Time.Before(q.Since) && (len(q.VMs) == 0 || slices.Contains(q.VMs, e.VM))
+	return e.Seq > q.After && (len(q.VMs) == 0 || slices.Contains(q.VMs, e.VM))
 }
 
 // note writes an event down, with the VM's user. It must not be called with

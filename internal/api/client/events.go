@@ -27,24 +27,24 @@ func (c *Client) Events(ctx context.Context, query api.EventQuery, begun func(),
 	}
 	lines := bufio.NewScanner(response.Body)
 	lines.Buffer(nil, api.MaxEventBytes)
-	for lines.Scan() {
+	var failure error
+	for failure == nil && lines.Scan() {
 		var e api.HostEvent
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			return fmt.Errorf("read bieldd's answer: %w", err)
+			failure = fmt.Errorf("read bieldd's answer: %w", err)
+			break
 		}
-		if err := show(e); err != nil {
-			return err
-		}
+		failure = show(e)
 	}
 	switch err := lines.Err(); {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, bufio.ErrTooLong):
 		return fmt.Errorf("read bieldd's answer: %w", err)
-	case err != nil:
+	case err != nil: // also of a last line that is cut off
 		return fmt.Errorf("%w: it ended in the middle of its answer: %w", ErrNoDaemon, err)
 	}
-	return nil
+	return failure
 }
 
 // Inspect asks for all that is known of one VM.
