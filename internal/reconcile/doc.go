@@ -14,6 +14,11 @@
 //	boot.go     steps of a VM: VMM, ready
 //	run.go      what belongs to a running VM, and the cause of its end
 //	console.go  the serial line's log
+//	events.go   what happened: noted, and shown to who may know
+//	metrics.go  the same in numbers, and what is there now
+//	inspect.go  all that is known of one VM
+//	memory.go   what running VMs hold
 //	record.go   what is written down
+//	eventlog.go, boundedlog.go  logs on disk
 //	observe.go  what is really there
 package reconcile

@@ -49,7 +49,7 @@ func busyEngine(t *testing.T) *Engine {
 func TestMetrics(t *testing.T) {
 	got := gather(t, busyEngine(t))
 	for name, want := range map[string]map[string]float64{
-		"bield_vms":                   {"down": 1, "starting": 0, "running": 0, "stopping": 0, "failed": 1},
+		"bield_vms":                   {"down": 1, "starting": 0, "running": 0, "stopping": 0, "failed": 1, "restarting": 0},
 		"bield_restarts_total":        {"alpha": 1, "beta": 0},
 		"bield_steps_total":           {"keys": 2, "vmm": 1, "ready": 1},
 		"bield_step_errors_total":     {"keys": 1, "vmm": 0, "ready": 0},

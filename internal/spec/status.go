@@ -49,7 +49,7 @@ type VMStatus struct {
 
 // States lists every state.
 func States() []State {
-	return []State{StateDown, StateStarting, StateRunning, StateStopping, StateFailed}
+	return []State{StateDown, StateStarting, StateRunning, StateStopping, StateFailed, StateRestarting}
 }
 
 // Lasting says that a VM stays in the state until something happens; in others
