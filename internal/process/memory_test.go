@@ -30,19 +30,6 @@ func group(t *testing.T) ID {
 	return idOf(t, cmd.Process.Pid)
 }
 
-func idOf(t *testing.T, pid int) ID {
-	t.Helper()
-	s, err := readStat(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	boot, err := bootID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ID{PID: pid, StartTime: s.startTime, BootID: boot}
-}
-
 func TestMemoryOfAGroup(t *testing.T) {
 	id := group(t)
 	alone, err := readMemory(id.PID)
