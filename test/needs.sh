@@ -1,0 +1,16 @@
+#!/bin/sh
+# What only the tests need of this machine: systemd-analyze to read the units,
+# groff to read the manual.
+set -eu
+packages=
+command -v systemd-analyze > /dev/null || packages="$packages systemd"
+command -v groff > /dev/null || packages="$packages groff-base"
+[ -n "$packages" ] || exit 0
+if ! command -v apt-get > /dev/null; then
+  echo "install what has the programs of Debian's$packages: tests that need them are skipped" >&2
+  exit 0
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get -q update
+# shellcheck disable=SC2086
+apt-get -q -y install --no-install-recommends -o DPkg::Lock::Timeout=300 $packages
