@@ -154,15 +154,19 @@ func (m *machine) ended(t *testing.T, name string) string {
 	return m.root(t, "while systemctl is-active -q bield@"+name+" || [ $(systemctl show -P ActiveState bield@"+name+") = deactivating ]; do sleep 0.1; done; systemctl show -P ActiveState bield@"+name)
 }
 
+// named lists all that is called after bield; what is in the workspace, and in
+// /run, are other file systems.
+const named = "find / -xdev -name '*bield*' | sort"
+
 // remove finds a VM that its unit has started.
 func (m *machine) remove(t *testing.T) {
 	contains(t, "what dpkg says", m.root(t, "dpkg -r bield 2>&1"), "stopping the VMs")
-	want(t, "what still runs", m.root(t, `pgrep -fl "bieldd|bield up|virtiofsd|qemu-system" || true`), "")
+	want(t, "what still runs", m.root(t, `pgrep -l "^(bield|bieldd|bield-launch|virtiofsd|qemu-system.*)$" || true`), "")
 	want(t, "links and tables", m.root(t, "ls /sys/class/net | grep -E 'microbr|^mv' || true"), "")
 	want(t, "units", m.root(t, "systemctl list-unit-files --no-legend 'bieldd*' 'bield-vms*' 'bield@*'; systemctl --failed --no-legend"), "")
 	want(t, "what is kept", m.root(t, "ls -d /var/lib/bield /var/cache/bield /etc/default/bieldd /usr/libexec/bield 2>/dev/null || true"), "/etc/default/bieldd\n/var/cache/bield\n/var/lib/bield")
 	m.root(t, "dpkg -P bield")
-	want(t, "what is kept after purge", m.root(t, "find / -xdev -name '*bield*' -not -path '/proc/*' -not -path '/workspace/*' -not -path '/opt/*' -not -path '/run/bield/*' -printf '%p\n' | sort"), "")
+	want(t, "what is there after purge and was not before", m.root(t, named+" | diff /opt/before - || true"), "")
 }
 
 // shutdown powers the machine off while it has a VM. The witness is a unit that
@@ -236,6 +240,7 @@ cp /workspace/witness.service /etc/systemd/system/
 		script += "ln /opt/fakes/bring /opt/fakes/" + name + "\n"
 	}
 	return script + `ip netns add guests
+` + named + ` > /opt/before
 ip link add guests type veth peer name eth0 netns guests
 ip -n guests addr add 10.77.0.2/24 dev eth0
 ip -n guests link set eth0 up
@@ -255,19 +260,15 @@ done
 
 // bring takes SSH connections to the fake guests. It is this binary, under that
 // name in the machine.
-func bring() int {
+func bring() error {
 	listener, err := net.Listen("tcp4", ":22")
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			return 1
+	for err == nil {
+		var conn net.Conn
+		if conn, err = listener.Accept(); err == nil {
+			go bringOne(conn)
 		}
-		go bringOne(conn)
 	}
+	return err
 }
 
 func bringOne(conn net.Conn) {

@@ -178,10 +178,15 @@ func readable(h *host.Host) error {
 			if err != nil {
 				return err
 			}
+			if !d.Type().IsRegular() {
+				return nil
+			}
 			data, err := os.ReadFile(path)
 			switch {
-			case err != nil || !d.Type().IsRegular():
+			case errors.Is(err, fs.ErrNotExist):
 				return nil
+			case err != nil:
+				return err
 			case strings.HasSuffix(path, ".json") && !json.Valid(data):
 				return fmt.Errorf("%s is no JSON: %q", path, data)
 			}

@@ -1,7 +1,6 @@
 package packaging
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -14,7 +13,7 @@ func buildDeb(t *testing.T) string {
 	dependOnTree(t)
 	dist := t.TempDir()
 	cmd := tree("packaging/deb/build.sh")
-	cmd.Env = append(cmd.Env, "BIN="+os.Getenv(built), "DIST="+dist, "MAKE=make", "VERSION=v1.2.3-4-gabcdef", "DEB_COMPRESSION=none", "SOURCE_DATE_EPOCH=1700000000")
+	cmd.Env = append(cmd.Env, "BIN="+built, "DIST="+dist, "MAKE=make", "VERSION=v1.2.3-4-gabcdef", "DEB_COMPRESSION=none", "SOURCE_DATE_EPOCH=1700000000")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the package: %v: %s", err, out)
 	}

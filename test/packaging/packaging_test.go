@@ -15,23 +15,22 @@ import (
 var update = flag.Bool("update", false, "write the golden")
 
 // built is the folder that TestMain has built the programs in.
-const built = "BIELD_PACKAGING_BIN"
+var built string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "packaging-")
-		if err != nil {
+		var err error
+		if built, err = os.MkdirTemp("", "packaging-"); err != nil {
 			fmt.Println("FAIL:", err)
 			return 1
 		}
-		defer os.RemoveAll(dir)
+		defer os.RemoveAll(built)
 		if _, err := exec.LookPath("make"); err == nil {
-			if out, err := tree("make", "build", "BIN="+dir, "VERSION=v1.2.3-4-gabcdef").CombinedOutput(); err != nil {
+			if out, err := tree("make", "build", "BIN="+built, "VERSION=v1.2.3-4-gabcdef").CombinedOutput(); err != nil {
 				fmt.Printf("FAIL: make build: %v: %s\n", err, out)
 				return 1
 			}
 		}
-		os.Setenv(built, dir)
 		return m.Run()
 	}())
 }
@@ -91,7 +90,7 @@ func makeTarget(t *testing.T, target string, variables ...string) {
 	t.Helper()
 	need(t, "make")
 	dependOnTree(t)
-	run(t, "make", append([]string{target, "BIN=" + os.Getenv(built), "VERSION=v1.2.3-4-gabcdef"}, variables...)...)
+	run(t, "make", append([]string{target, "BIN=" + built, "VERSION=v1.2.3-4-gabcdef"}, variables...)...)
 }
 
 // files lists the files below root with their modes.
@@ -213,7 +212,7 @@ func TestUnits(t *testing.T) {
 func TestManualOfDaemon(t *testing.T) {
 	need(t, "make", "groff")
 	dependOnTree(t)
-	out, err := exec.Command(filepath.Join(os.Getenv(built), "bieldd"), "--help").CombinedOutput()
+	out, err := exec.Command(filepath.Join(built, "bieldd"), "--help").CombinedOutput()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -159,7 +159,7 @@ func (d *Driver) start(ctx context.Context, m hypervisor.Machine) (*VM, error) {
 		removeAll(m.Dir)
 		return nil, err
 	}
-	return confirm(ctx, newVM(p, m.Dir), m.Log)
+	return confirm(ctx, newVM(ctx, p, m.Dir), m.Log)
 }
 
 // confirm waits until QEMU answers on QMP, which it does once the machine is
@@ -210,10 +210,10 @@ func (d *Driver) groups(groups []uint32) []uint32 {
 }
 
 // Adopt implements hypervisor.Driver.
-func (d *Driver) Adopt(_ context.Context, dir string, id process.ID) (hypervisor.VM, error) {
+func (d *Driver) Adopt(ctx context.Context, dir string, id process.ID) (hypervisor.VM, error) {
 	p, err := process.Adopt(id)
 	if err != nil {
 		return nil, err
 	}
-	return newVM(p, dir), nil
+	return newVM(ctx, p, dir), nil
 }

@@ -29,9 +29,9 @@ type VM struct {
 	watch *watch
 }
 
-func newVM(p *process.Process, dir string) *VM {
+func newVM(ctx context.Context, p *process.Process, dir string) *VM {
 	v := &VM{Process: p, dir: dir}
-	v.watch = newWatch(v.socket(eventsSocket))
+	v.watch = newWatch(ctx, v.socket(eventsSocket))
 	return v
 }
 

@@ -23,8 +23,8 @@ type watch struct {
 }
 
 // newWatch listens at a socket until stopped.
-func newWatch(socket string) *watch {
-	ctx, stop := context.WithCancel(context.Background())
+func newWatch(ctx context.Context, socket string) *watch {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w := &watch{stop: stop, over: make(chan struct{})}
 	go func() {
 		defer close(w.over)
