@@ -16,6 +16,7 @@ $MAKE --no-print-directory --silent install BIN="$BIN" DESTDIR="$stage" PREFIX=/
 doc=$stage/usr/share/doc/bield
 rm "$doc/LICENSE" # of which Debian has a copy
 install -m 644 "$deb/copyright" "$doc/copyright"
+install -D -m 644 "$deb/lintian-overrides" "$stage/usr/share/lintian/overrides/bield"
 version=$("$deb/version.sh" "$VERSION")
 printf 'bield (%s) unstable; urgency=medium\n\n  * Built from the tree at %s.\n\n -- %s  %s\n' "$version" "$VERSION" \
   "$(sed -n 's/^Maintainer: //p' "$deb/control.in")" "$(LC_ALL=C date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n > "$doc/changelog.gz"
