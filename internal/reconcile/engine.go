@@ -82,6 +82,7 @@ type Engine struct {
 	// hostMu guards what belongs to the host as a whole: bridge, forwarding,
 	// firewall and their record.
 	hostMu sync.Mutex
+	noted  *HostRecord // nil until it is read
 
 	// keysMu guards the making of SSH keys that VMs share.
 	keysMu sync.Mutex

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"reflect"
 
 	"bield/internal/firewall"
 	"bield/internal/network"
@@ -97,16 +98,46 @@ func (e *Engine) host() spec.Host {
 	return e.applied.Host
 }
 
-// changeHost edits the host's record. It needs e.hostMu.
+// hostRecord is the host's record. It needs e.hostMu.
+func (e *Engine) hostRecord() (HostRecord, error) {
+	if e.noted == nil {
+		record, err := loadHost(e.Run)
+		if err != nil {
+			return record, err
+		}
+		e.noted = &record
+	}
+	return *e.noted, nil
+}
+
+// changeHost edits the host's record, on disk and then in memory. It needs
+// e.hostMu.
 func (e *Engine) changeHost(edit func(*HostRecord)) error {
-	record, err := loadHost(e.Run)
+	record, err := e.hostRecord()
 	if err != nil {
 		return err
 	}
-	edit(&record)
+	was := record
+	if edit(&record); reflect.DeepEqual(was, record) {
+		return nil
+	}
 	e.at("before the record of the host")
 	err = saveHost(e.Run, record)
 	e.at("after the record of the host")
+	if err == nil {
+		e.noted = &record
+	}
+	return err
+}
+
+// dropHost edits the host's record after something was taken away: see job.drop.
+func (e *Engine) dropHost(edit func(*HostRecord)) error {
+	err := e.changeHost(edit)
+	if err != nil && e.noted != nil {
+		e.Log.Warn("record of the host", "error", err)
+		edit(e.noted)
+		return nil
+	}
 	return err
 }
 
@@ -115,7 +146,7 @@ func (e *Engine) bridge(name string, address netip.Prefix) network.Bridge {
 }
 
 func (e *Engine) addBridge(ctx context.Context, host spec.Host) error {
-	record, err := loadHost(e.Run)
+	record, err := e.hostRecord()
 	if err != nil {
 		return err
 	}
@@ -133,14 +164,14 @@ func (e *Engine) addBridge(ctx context.Context, host spec.Host) error {
 // removeBridge deletes the bridge if it carries bield's mark: one that was
 // there before stays.
 func (e *Engine) removeBridge(ctx context.Context) error {
-	record, err := loadHost(e.Run)
+	record, err := e.hostRecord()
 	if err != nil {
 		return err
 	}
 	if err := network.RemoveBridge(ctx, e.bridge(record.Bridge, record.Address)); err != nil {
 		return err
 	}
-	return e.changeHost(func(r *HostRecord) { r.Bridge, r.Address = "", netip.Prefix{} })
+	return e.dropHost(func(r *HostRecord) { r.Bridge, r.Address = "", netip.Prefix{} })
 }
 
 // setForwarding notes the old value before it changes anything.
@@ -156,7 +187,7 @@ func (e *Engine) setForwarding() error {
 }
 
 func (e *Engine) restoreForwarding() error {
-	record, err := loadHost(e.Run)
+	record, err := e.hostRecord()
 	if err != nil {
 		return err
 	}
@@ -165,7 +196,7 @@ func (e *Engine) restoreForwarding() error {
 			return err
 		}
 	}
-	return e.changeHost(func(r *HostRecord) { r.Forwarding = nil })
+	return e.dropHost(func(r *HostRecord) { r.Forwarding = nil })
 }
 
 // syncFirewall makes the rules those of the VMs that their records let in.
@@ -204,5 +235,5 @@ func (e *Engine) removeFirewall(ctx context.Context) error {
 	if err := firewall.Remove(ctx, e.Run.Owner()); err != nil {
 		return err
 	}
-	return e.changeHost(func(r *HostRecord) { r.Firewall = false })
+	return e.dropHost(func(r *HostRecord) { r.Firewall = false })
 }

@@ -13,7 +13,7 @@ import (
 // observeHost says what of the host's own changes is in place, for a spec of
 // that host. It needs e.hostMu.
 func (e *Engine) observeHost(host spec.Host) (spec.Observed, error) {
-	record, err := loadHost(e.Run)
+	record, err := e.hostRecord()
 	if err != nil {
 		return spec.Observed{}, err
 	}

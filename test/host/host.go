@@ -42,7 +42,8 @@ type Host struct {
 func New(work string) (*Host, error) {
 	h := &Host{Work: work, Run: state.Run{Dir: filepath.Join(work, "run")}, Cache: filepath.Join(Base(), "cache")}
 	h.runDir = h.Run.Dir
-	h.Client = client.New(h.Run.Socket())
+	// The client dials on any thread, and should see this one's mounts.
+	h.Client = client.New(fmt.Sprintf("/proc/self/task/%d/root%s", unix.Gettid(), h.Run.Socket()))
 	if err := h.furnish(); err != nil {
 		return nil, err
 	}
