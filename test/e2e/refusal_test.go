@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -80,7 +81,7 @@ func nothingLeft(t *testing.T, h *host, before map[string]string) {
 	}
 	if _, err := os.Stat(h.run); err == nil {
 		for file := range strings.FieldsSeq(runFiles(t, h.run)) {
-			if file != "state.json" && file != "events.log" && !strings.HasPrefix(file, "bieldd.") {
+			if !slices.Contains([]string{"state.json", "fates.json", "events.log"}, file) && !strings.HasPrefix(file, "bieldd.") {
 				t.Errorf("left in the run directory: %s", file)
 			}
 		}
