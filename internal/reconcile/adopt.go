@@ -50,13 +50,13 @@ func (e *Engine) adoptOne(ctx context.Context, m *machine) {
 		err = errors.New("it was being stopped")
 	case record.Ready == nil:
 		err = errors.New("it had not come up")
-	case !f.Run:
-		err = errors.New("it was to be stopped")
 	default:
 		err = e.takeOver(ctx, m)
 	}
 	e.noteAdopted(m, err)
 	if err == nil {
+		// It may not have been noted; and who began a down was told that it failed.
+		e.setFate(m.name, func(f *Fate) { f.Run = true })
 		return
 	}
 	e.Log.Warn("remove what is left", "vm", m.name, "reason", err)
@@ -66,7 +66,7 @@ func (e *Engine) adoptOne(ctx context.Context, m *machine) {
 		return
 	}
 	e.setState(m, spec.StateDown, "")
-	ended, unborn := f.Run && record.Ready != nil, !f.Run && record.Ready == nil
+	ended, unborn := record.Ready != nil, !f.Run && record.Ready == nil
 	if !record.Stopping && (unborn || ended && !e.startsAgain(m.name, true)) {
 		e.fail(m, fmt.Errorf("it did not survive its daemon: %w", err))
 	}

@@ -73,7 +73,8 @@ func (e *Engine) desired(applied Applied, origin string) (plan.Desired, error) {
 		if err != nil {
 			return want, fmt.Errorf("%s: %w", vm.Name, err)
 		}
-		want.VMs = append(want.VMs, plan.Wanted{VM: vm, Run: e.applyRuns(vm), Image: digest})
+		run := e.applyRuns(vm) || e.underWay(vm.Name)
+		want.VMs = append(want.VMs, plan.Wanted{VM: vm, Run: run, Image: digest})
 	}
 	return want, nil
 }
@@ -81,6 +82,14 @@ func (e *Engine) desired(applied Applied, origin string) (plan.Desired, error) {
 // applyRuns says that an apply makes a VM run: one that autostart wants, also
 // if it was stopped, and one that was started.
 func (e *Engine) applyRuns(vm spec.VM) bool { return vm.Autostart || e.toRun(vm) }
+
+// underWay says that somebody is just changing a VM, or about to.
+func (e *Engine) underWay(name string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m := e.vms[name]
+	return m != nil && (m.cancel != nil || len(m.busy) > 0 || m.pending > 0)
+}
 
 // observe says what there is of a file's VMs.
 func (e *Engine) observe(ctx context.Context, caller Caller, applied Applied, origin string) (spec.Observed, error) {

@@ -26,3 +26,23 @@ func (d digests) of(i spec.Image) (string, error) {
 	}
 	return a.digest, a.err
 }
+
+// knownOf is the answer to what was asked before, or "".
+func (d digests) knownOf(i spec.Image) string { return d.known[fmt.Sprintf("%q", i)].digest }
+
+// digestsOfRunning asks for the images that VMs which run should have.
+func (e *Engine) digestsOfRunning() digests {
+	var images []spec.Image
+	e.mu.Lock()
+	for _, name := range e.running() {
+		if vm, declared := e.applied.Host.VM(name); declared {
+			images = append(images, vm.Image)
+		}
+	}
+	e.mu.Unlock()
+	d := newDigests()
+	for _, i := range images {
+		_, _ = d.of(i) // of what can't be told nothing is said
+	}
+	return d
+}

@@ -262,10 +262,10 @@ func (e *Engine) setState(m *machine, s spec.State, failure string) {
 // List says what is known of every VM of the applied spec, and of those that
 // run although the spec no longer has them.
 func (e *Engine) List() []spec.VMStatus {
+	known := e.digestsOfRunning() // not under the lock: it reads the host's package sources
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	list := make([]spec.VMStatus, 0, len(e.applied.Host.VMs))
-	known := newDigests()
 	for _, vm := range e.applied.Host.VMs {
 		s := e.status(vm)
 		if m := e.vms[vm.Name]; m != nil {

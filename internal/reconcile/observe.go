@@ -121,12 +121,8 @@ func (e *Engine) restartNeeded(vm spec.VM, m *machine, d digests) []string {
 	if m.record == nil || m.record.Ready == nil {
 		return nil
 	}
-	digest, err := d.of(vm.Image)
-	if err != nil {
-		digest = "" // then nothing is known of it
-	}
 	have := spec.ObservedVM{Spec: &m.record.VM, Host: &m.record.Host, Image: m.record.Image}
-	return plan.RestartNeeded(plan.Wanted{VM: vm, Image: digest}, e.applied.Host, have)
+	return plan.RestartNeeded(plan.Wanted{VM: vm, Image: d.knownOf(vm.Image)}, e.applied.Host, have)
 }
 
 func over(done <-chan struct{}) bool {

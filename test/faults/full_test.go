@@ -142,7 +142,10 @@ func force(h *host.Host, vm string) error {
 // keysParse holds every private key below a folder to be whole.
 func keysParse(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasPrefix(d.Name(), "id_") && !strings.HasPrefix(d.Name(), "ssh_host_") {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir(), !strings.HasPrefix(d.Name(), "id_") && !strings.HasPrefix(d.Name(), "ssh_host_"):
 			return nil
 		}
 		data, err := os.ReadFile(path)
