@@ -23,12 +23,17 @@ import (
 
 func TestMain(m *testing.M) { host.Main(m, nil) }
 
-// declaration is a file with so many VMs in a /16.
+// declaration is a file with so many VMs: in a /16 where they are many. In the
+// usual subnet the fakes answer for the guests.
 func declaration(vms int) string {
+	subnet, address := "10.83.0.0/16", func(i int) string { return fmt.Sprintf("10.83.%d.%d", 1+i/200, 2+i%200) }
+	if vms <= 200 {
+		subnet, address = "192.168.83", func(i int) string { return fmt.Sprintf("192.168.83.%d", 2+i) }
+	}
 	var b strings.Builder
-	b.WriteString("subnet: 10.83.0.0/16\nstateDir: ~/state\nuser: {name: dev, uid: 4711, gid: 4712}\nstopTimeout: 1s\nvms:\n")
+	fmt.Fprintf(&b, "subnet: %s\nstateDir: ~/state\nuser: {name: dev, uid: 4711, gid: 4712}\nstopTimeout: 1s\nvms:\n", subnet)
 	for i := range vms {
-		fmt.Fprintf(&b, "  vm%d: {ip: 10.83.%d.%d, workspace: ~/src, mem: 256, mac: '02:00:00:03:%02x:%02x'}\n", i, 1+i/200, 2+i%200, i/256, i%256)
+		fmt.Fprintf(&b, "  vm%d: {ip: %s, workspace: ~/src, mem: 256, mac: '02:00:00:03:%02x:%02x'}\n", i, address(i), i/256, i%256)
 	}
 	return b.String()
 }
