@@ -100,7 +100,7 @@ func (e *Engine) snapshot() (Applied, []tenant) {
 	defer e.mu.Unlock()
 	var used []tenant
 	for _, name := range slices.Sorted(maps.Keys(e.vms)) {
-		if m := e.vms[name]; m.record != nil || m.pending > 0 {
+		if m := e.vms[name]; m.record != nil || m.pending > 0 || m.cancel != nil {
 			used = append(used, tenant{name, e.originOf(m)})
 		}
 	}

@@ -135,7 +135,7 @@ func (e *Engine) Apply(ctx context.Context, caller Caller, request ApplyRequest,
 		return err
 	}
 	defer e.settle(a.names)
-	gone := e.gone(caller, a.after, request.Origin)
+	gone := e.gone(caller, a, request.Origin)
 	o := order{force: request.Force, changed: true}
 	// What goes goes first: its names, addresses and memory are then free.
 	var failed failures
@@ -154,13 +154,16 @@ func (e *Engine) Apply(ctx context.Context, caller Caller, request ApplyRequest,
 	return err
 }
 
-// gone names the VMs that a file has declared and no longer does.
-func (e *Engine) gone(caller Caller, applied Applied, origin string) []string {
+// gone names the VMs that a file has declared and no longer does. One of which
+// nothing is there yet may just be starting.
+func (e *Engine) gone(caller Caller, a accepted, origin string) []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(e.vms)) {
-		if e.goneFrom(e.vms[name], caller, applied, origin) {
+		_, declared := a.after.Origins[name]
+		dropped := a.before.Origins[name] == origin && !declared
+		if dropped || e.goneFrom(e.vms[name], caller, a.after, origin) {
 			names = append(names, name)
 		}
 	}

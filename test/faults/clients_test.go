@@ -5,16 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"bield/internal/api"
-	"bield/internal/reconcile"
 	"bield/internal/spec"
-	"bield/internal/state"
 	"bield/test/host"
 )
 
@@ -48,7 +45,7 @@ func TestClients(t *testing.T) {
 				requests := ask(h, rng)
 				after, err := modelOf(h)
 				if err == nil {
-					err = soon(func() error { return after.stands(h) })
+					err = soon(func() error { return stands(h) })
 				}
 				if err == nil && !reachable(now, after, requests) {
 					err = errors.New("no order of the requests leads there")
@@ -134,170 +131,7 @@ func (r *request) send(h *host.Host) error {
 func describe(requests []*request) string {
 	var text strings.Builder
 	for _, r := range requests {
-		fmt.Fprintf(&text, "%4d–%4d ms %s %s%s: %v\n", r.began/1e6, r.ended/1e6, r.what, r.vm, brief(r.host.VMs), r.err)
+		fmt.Fprintf(&text, "%4d–%4d ms %s %s%s: %v\n", r.began/1e6, r.ended/1e6, r.what, r.vm, brief(variants(r.host.VMs)), r.err)
 	}
 	return text.String()
-}
-
-func brief(vms []spec.VM) string {
-	var all []string
-	for _, vm := range vms {
-		text := fmt.Sprintf("%s=%d", vm.Name, vm.MemoryMiB)
-		if vm.Autostart {
-			text += "!"
-		}
-		all = append(all, text)
-	}
-	return strings.Join(all, " ")
-}
-
-// model is a host as one request after the other makes it.
-type model struct {
-	declared spec.Host
-	// runs holds VMs as they were started; wanted, those that were asked to run.
-	runs   map[string]spec.VM
-	wanted map[string]bool
-}
-
-func (m model) String() string {
-	var runs []spec.VM
-	for _, name := range vmNames() {
-		if vm, ok := m.runs[name]; ok {
-			runs = append(runs, vm)
-		}
-	}
-	return fmt.Sprintf("declared %s, runs %s", brief(m.declared.VMs), brief(runs))
-}
-
-// key is equal for models that are.
-func (m model) key() string { return text(m.declared.VMs) + text(m.runs) + text(m.wanted) }
-
-// modelOf reads what the daemon has noted.
-func modelOf(h *host.Host) (model, error) {
-	m := model{runs: map[string]spec.VM{}, wanted: map[string]bool{}}
-	declared, err := h.Spec(context.Background())
-	if err != nil {
-		return m, err
-	}
-	var applied reconcile.Applied
-	if err := state.Read(state.Folder{Dir: declared.StateDir}.Applied(), &applied); err != nil {
-		return m, err
-	}
-	m.declared = applied.Host
-	var fates map[string]reconcile.Fate
-	_ = state.Read(h.Run.Fates(), &fates) // nothing was asked for where it is not there
-	for _, name := range vmNames() {
-		var r reconcile.Record
-		if state.Read(h.Run.Record(name), &r) == nil {
-			m.runs[name] = r.VM
-		}
-		if fates[name].Run {
-			m.wanted[name] = true
-		}
-	}
-	return m, nil
-}
-
-// stands holds the machine to be as the model says.
-func (m model) stands(h *host.Host) error {
-	ran := m.declared
-	ran.VMs = nil
-	var names []string
-	for _, name := range vmNames() {
-		if vm, ok := m.runs[name]; ok {
-			ran.VMs, names = append(ran.VMs, vm), append(names, name)
-		}
-	}
-	return settled(h, ran, names)
-}
-
-// then is the model after a request that did all it should.
-func (m model) then(r *request) model {
-	next := model{declared: m.declared, runs: map[string]spec.VM{}, wanted: map[string]bool{}}
-	for name, vm := range m.runs {
-		next.runs[name] = vm
-	}
-	for name := range m.wanted {
-		next.wanted[name] = true
-	}
-	switch r.what {
-	case "start":
-		next.start(r.vm)
-	case "down":
-		delete(next.runs, r.vm)
-		delete(next.wanted, r.vm)
-	default:
-		next.apply(r.host)
-	}
-	return next
-}
-
-// start starts a VM that is declared and does not run.
-func (m model) start(name string) {
-	vm, declared := m.declared.VM(name)
-	if !declared {
-		return
-	}
-	if _, runs := m.runs[name]; !runs {
-		m.runs[name] = vm
-	}
-	m.wanted[name] = true
-}
-
-func (m *model) apply(h spec.Host) {
-	m.declared = h
-	for _, name := range vmNames() {
-		vm, declared := h.VM(name)
-		if !declared || !vm.Autostart && !m.wanted[name] {
-			delete(m.runs, name)
-		} else {
-			m.runs[name], m.wanted[name] = vm, true
-		}
-		if !declared {
-			delete(m.wanted, name)
-		}
-	}
-}
-
-// reachable says whether the requests, in some order that has none before one
-// that had ended when it began, lead from one model to the other. One that failed
-// may have done nothing.
-func reachable(from, to model, requests []*request) bool {
-	s := search{requests: requests, to: to.key(), seen: map[string]bool{}}
-	return s.from(from, 0)
-}
-
-type search struct {
-	requests []*request
-	to       string
-	seen     map[string]bool
-}
-
-// from tries all that may come next; done is a bit for each request.
-func (s search) from(m model, done uint64) bool {
-	if done == 1<<len(s.requests)-1 {
-		return m.key() == s.to
-	}
-	key := fmt.Sprintf("%x %s", done, m.key())
-	if s.seen[key] {
-		return false
-	}
-	s.seen[key] = true
-	for i, r := range s.requests {
-		bit := uint64(1) << i
-		if done&bit != 0 || !s.mayCome(r, done) {
-			continue
-		}
-		if s.from(m.then(r), done|bit) || r.err != nil && s.from(m, done|bit) {
-			return true
-		}
-	}
-	return false
-}
-
-// mayCome says that no request is left that had ended when this one began.
-func (s search) mayCome(r *request, done uint64) bool {
-	return !slices.ContainsFunc(s.requests, func(other *request) bool {
-		return done&(1<<slices.Index(s.requests, other)) == 0 && other.ended < r.began
-	})
 }
