@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -33,6 +34,8 @@ const (
 	defaultBootTimeout = 3 * time.Minute
 	// closeTimeout bounds calls under way when the daemon is told to end.
 	closeTimeout = 10 * time.Second
+	// gcPercent is how much garbage there may be, in hundredths of what is used.
+	gcPercent = 50
 	// defaultRestartDelay is the first pause before a VM that has ended by
 	// itself is started again.
 	defaultRestartDelay = time.Second
@@ -48,6 +51,8 @@ type options struct {
 
 func main() {
 	process.MaybeLaunch()
+	// It mostly waits, and for hundreds of VMs: memory is dearer than time.
+	debug.SetGCPercent(gcPercent)
 	o, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,6 +51,10 @@ func Observe(owner string) (Links, error) {
 	for _, l := range all {
 		names[l.Attrs().Index] = l.Attrs().Name
 	}
+	isolated, err := isolatedPorts()
+	if err != nil {
+		return Links{}, err
+	}
 	var found Links
 	for _, l := range all {
 		if (Bridge{Name: l.Attrs().Name, Owner: owner}).owns(l) {
@@ -62,13 +68,8 @@ func Observe(owner string) (Links, error) {
 			found.Bridges = append(found.Bridges, status)
 		}
 		if tun, ok := l.(*netlink.Tuntap); ok && (Tap{Owner: owner}).owns(l) {
-			status, err := observeTap(tun, names)
-			if err != nil && vanished(l) {
-				continue
-			}
-			if err != nil {
-				return Links{}, err
-			}
+			status := observeTap(tun, names)
+			status.Isolated = isolated[l.Attrs().Index]
 			found.Taps = append(found.Taps, status)
 		}
 	}
@@ -96,9 +97,9 @@ func observeBridge(link netlink.Link) (BridgeStatus, error) {
 	return status, nil
 }
 
-func observeTap(tun *netlink.Tuntap, names map[int]string) (TapStatus, error) {
+func observeTap(tun *netlink.Tuntap, names map[int]string) TapStatus {
 	a := tun.Attrs()
-	status := TapStatus{
+	return TapStatus{
 		Name:       a.Name,
 		Bridge:     names[a.MasterIndex],
 		Up:         a.Flags&net.FlagUp != 0,
@@ -107,16 +108,49 @@ func observeTap(tun *netlink.Tuntap, names map[int]string) (TapStatus, error) {
 		UID:        tun.Owner,
 		GID:        tun.Group,
 	}
-	if a.MasterIndex == 0 {
-		return status, nil
-	}
-	port, err := dump(func() ([]netlink.Protinfo, error) {
-		port, err := netlink.LinkGetProtinfo(tun)
-		return []netlink.Protinfo{port}, err
+}
+
+// isolatedPorts tells which ports of bridges are isolated, by their index: one
+// dump, where netlink.LinkGetProtinfo takes one for each port.
+func isolatedPorts() (map[int]bool, error) {
+	messages, err := dump(func() ([][]byte, error) {
+		request := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+		request.AddData(nl.NewIfInfomsg(unix.AF_BRIDGE))
+		return request.Execute(unix.NETLINK_ROUTE, 0)
 	})
 	if err != nil {
-		return TapStatus{}, fmt.Errorf("tap %s: read its bridge port: %w", a.Name, advise(err))
+		return nil, fmt.Errorf("list the ports of bridges: %w", advise(err))
 	}
-	status.Isolated = port[0].Isolated
-	return status, nil
+	isolated := map[int]bool{}
+	for _, m := range messages {
+		port := nl.DeserializeIfInfomsg(m)
+		attrs, err := nl.ParseRouteAttr(m[port.Len():])
+		if err != nil {
+			return nil, fmt.Errorf("read the ports of bridges: %w", err)
+		}
+		if portIsIsolated(attrs) {
+			isolated[int(port.Index)] = true
+		}
+	}
+	return isolated, nil
+}
+
+// portIsIsolated looks for IFLA_BRPORT_ISOLATED in IFLA_PROTINFO
+// (linux/if_link.h).
+func portIsIsolated(attrs []syscall.NetlinkRouteAttr) bool {
+	for _, attr := range attrs {
+		if attr.Attr.Type != unix.IFLA_PROTINFO|unix.NLA_F_NESTED {
+			continue
+		}
+		options, err := nl.ParseRouteAttr(attr.Value)
+		if err != nil {
+			return false
+		}
+		for _, option := range options {
+			if option.Attr.Type == nl.IFLA_BRPORT_ISOLATED && len(option.Value) > 0 {
+				return option.Value[0] == 1
+			}
+		}
+	}
+	return false
 }

@@ -128,7 +128,7 @@ func (e *Engine) takeOver(ctx context.Context, m *machine) error {
 	e.mu.Lock()
 	m.run, m.state = r, spec.StateRunning
 	e.mu.Unlock()
-	e.attend(m, r)
+	e.attend(ctx, m, r)
 	return nil
 }
 

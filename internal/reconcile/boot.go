@@ -32,7 +32,10 @@ func (j *job) startVMM(ctx context.Context) error {
 	}
 	defer closeTaps(machine.Taps)
 	r := j.building()
-	r.logs = j.logs()
+	logs := j.logs()
+	j.e.mu.Lock()
+	r.logs = logs
+	j.e.mu.Unlock()
 	if r.console, err = openConsole(state.Folder{Dir: j.host.StateDir}.Console(j.vm.Name), true); err != nil {
 		return err
 	}
@@ -43,7 +46,7 @@ func (j *job) startVMM(ctx context.Context) error {
 		r.console.Close()
 		return errors.Join(r.deadShares(), err)
 	}
-	j.e.attend(j.m, r)
+	j.e.attend(ctx, j.m, r)
 	return nil
 }
 
@@ -60,11 +63,16 @@ func (j *job) logs() map[string]string {
 
 // attend listens to a run: its end, its console, its guest link. Needs r.vmm
 // and r.console.
-func (e *Engine) attend(m *machine, r *run) {
+func (e *Engine) attend(ctx context.Context, m *machine, r *run) {
 	log := e.Log.With("vm", m.name)
-	r.tasks.Go(func() { r.drainConsole(log) })
-	r.tasks.Go(func() { r.keepLink(log) })
-	r.tasks.Go(r.trimLogs)
+	// It ends with the run, and not with the call that began it.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	r.tasks.Go(func() {
+		<-r.letGo
+		cancel()
+	})
+	r.tasks.Go(func() { r.drainConsole(ctx, log) })
+	r.tasks.Go(func() { r.keepLink(ctx, log) })
 	e.tasks.Go(r.supervise)
 	e.follow(m, r)
 }

@@ -18,12 +18,12 @@ func openConsole(path string, fresh bool) (*boundedLog, error) {
 	return openBoundedLog(path, maxConsoleBytes, fresh)
 }
 
+const consoleBuffer = 4 << 10
+
 // drainConsole copies the serial line into the log until the run is over.
-func (r *run) drainConsole(log *slog.Logger) {
+func (r *run) drainConsole(ctx context.Context, log *slog.Logger) {
 	defer close(r.drained)
 	defer r.console.Close()
-	ctx, cancel := r.context()
-	defer cancel()
 	conn, err := r.vmm.Serial(ctx)
 	if err != nil {
 		log.Warn("read the serial line", "error", err)
@@ -31,7 +31,9 @@ func (r *run) drainConsole(log *slog.Logger) {
 	}
 	defer func() { _ = conn.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	if _, err := io.Copy(r.console, conn); err != nil && ctx.Err() == nil {
+	// A serial line is slow: hundreds of them need no large buffers.
+	lines := struct{ io.Reader }{conn}
+	if _, err := io.CopyBuffer(r.console, lines, make([]byte, consoleBuffer)); err != nil && ctx.Err() == nil {
 		log.Warn("read the serial line", "error", err)
 	}
 }

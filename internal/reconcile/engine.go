@@ -156,6 +156,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	e.metrics = newMetrics(e)
 	e.noteStart()
 	e.tasks.Go(e.sweepImages)
+	e.tasks.Go(e.trimLogs)
 	return e, e.adopt(ctx)
 }
 

@@ -3,6 +3,8 @@ package reconcile
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -62,9 +64,7 @@ const (
 
 // keepLink holds a session on the guest link for as long as the run lasts. One
 // may end on the way: a guest that goes on to systemd takes the link up anew.
-func (r *run) keepLink(log *slog.Logger) {
-	ctx, cancel := r.context()
-	defer cancel()
+func (r *run) keepLink(ctx context.Context, log *slog.Logger) {
 	for wait := linkPause; ctx.Err() == nil; wait = min(2*wait, maxLinkPause) {
 		began := time.Now()
 		session, err := r.connect(ctx)
@@ -121,18 +121,30 @@ const (
 	trimEvery   = time.Minute
 )
 
-// trimLogs keeps the logs of the run's programs small.
-func (r *run) trimLogs() {
+// trimLogs keeps the logs of VMs' programs small.
+func (e *Engine) trimLogs() {
 	ticker := time.NewTicker(trimEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-			for _, path := range r.logs {
+			for _, path := range e.logs() {
 				_ = process.TrimLog(path, maxLogBytes)
 			}
-		case <-r.letGo:
+		case <-e.closing:
 			return
 		}
 	}
+}
+
+func (e *Engine) logs() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var paths []string
+	for _, m := range e.vms {
+		if m.run != nil {
+			paths = slices.AppendSeq(paths, maps.Values(m.run.logs))
+		}
+	}
+	return paths
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"strings"
 	"sync"
 	"time"
@@ -141,27 +142,20 @@ func (r *run) vmmEnds(within time.Duration) bool {
 // waitAny returns the tag of the first share that ends, "" when the VMM ended,
 // and lost when the daemon lets go of the run.
 func (r *run) waitAny() (tag string, lost bool) {
-	over := make(chan struct{})
-	defer close(over)
-	shares := r.allShares()
-	first := make(chan string, len(shares))
-	for tag, p := range shares {
-		go func() {
-			select {
-			case <-p.Done():
-				first <- tag
-			case <-over:
-			}
-		}()
+	receive := func(c <-chan struct{}) reflect.SelectCase {
+		return reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(c)}
 	}
-	select {
-	case <-r.vmm.Done():
-		return "", false
-	case tag := <-first:
-		return tag, false
-	case <-r.letGo:
+	tags := []string{""}
+	cases := []reflect.SelectCase{receive(r.vmm.Done())}
+	for tag, p := range r.allShares() {
+		tags, cases = append(tags, tag), append(cases, receive(p.Done()))
+	}
+	// One goroutine a VM, however many shares it has.
+	first, _, _ := reflect.Select(append(cases, receive(r.letGo)))
+	if first == len(tags) {
 		return "", true
 	}
+	return tags[first], false
 }
 
 // forceOff ends the waiting for the guest's own shutdown.
@@ -202,19 +196,6 @@ func (r *run) session() *guestlink.Session {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.link
-}
-
-// context ends with the run.
-func (r *run) context() (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		defer cancel()
-		select {
-		case <-r.letGo:
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, cancel
 }
 
 // quit ends the daemon's own work for the run, and waits for it.
