@@ -19,6 +19,7 @@ func TestLife(t *testing.T) {
 	h.configure(t, minimal(h.folder(t, "work", guestUID, guestGID)))
 	h.bield(t, "up", "one")
 	t.Run("it outlives its daemon and is taken over", func(t *testing.T) { outlives(t, h) })
+	t.Run("what it holds and what happened to it", func(t *testing.T) { observed(t, h) })
 	t.Run("it powers itself off and is down", func(t *testing.T) { powersOff(t, h, before) })
 	t.Run("a virtiofsd that dies stops it, with the reason", func(t *testing.T) { losesShare(t, h, before) })
 	t.Run("a kernel panic is noticed", func(t *testing.T) { panics(t, h, before) })
