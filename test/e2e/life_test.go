@@ -65,15 +65,20 @@ func powersOff(t *testing.T, h *host, before map[string]string) {
 
 func losesShare(t *testing.T, h *host, before map[string]string) {
 	h.bield(t, "up", "one")
-	victim := 0
+	var i spec.Inspection
+	if err := json.Unmarshal([]byte(h.bield(t, "inspect", "one")), &i); err != nil {
+		t.Fatal(err)
+	}
+	at := slices.IndexFunc(i.Processes, func(p spec.Process) bool { return p.Share == spec.WorkspaceTag })
+	if at < 0 {
+		t.Fatalf("no virtiofsd of the workspace: %+v", i.Processes)
+	}
+	victim := i.Processes[at].PID
+	// Its own child serves where a launcher or a sandbox stands before it.
 	for _, p := range processes() {
-		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
-		if err == nil && strings.Contains(p.command, "virtiofsd") && strings.HasPrefix(field(string(status), "Uid"), fmt.Sprint(guestUID)) {
+		if p.parent == victim {
 			victim = p.pid
 		}
-	}
-	if victim == 0 {
-		t.Fatal("no virtiofsd of the guest's user")
 	}
 	if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
