@@ -32,11 +32,11 @@ func Main() int {
 		code = coded.code
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = errors.New("interrupted: what was begun is taken back")
+		err = errors.New("interrupted: bieldd takes back what was begun, but for a restart: that goes on")
 		code = exitInterrupted
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintln(os.Stderr, a.paint(os.Stderr, red, "bield:"), text)
+		fmt.Fprintln(os.Stderr, a.paint(os.Stderr, red, "bield:"), plainLines(text))
 	}
 	return code
 }

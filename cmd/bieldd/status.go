@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"bield/internal/reconcile"
 	"bield/internal/spec"
 )
 
@@ -45,7 +46,7 @@ func (d *daemon) tell(err error) {
 func (d *daemon) status() string {
 	states := []spec.State{spec.StateRunning, spec.StateStarting, spec.StateStopping, spec.StateRestarting, spec.StateFailed}
 	count := map[spec.State]int{}
-	for _, vm := range d.engine.List() {
+	for _, vm := range d.engine.List(reconcile.Caller{}) {
 		count[vm.State]++
 	}
 	var parts []string

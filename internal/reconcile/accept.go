@@ -55,6 +55,7 @@ func (e *Engine) accept(caller Caller, request UpRequest, whole bool) (accepted,
 	}
 	e.at("after accept")
 	defer e.noteApply(caller, request) // once it can be seen
+	defer e.letGo(a)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.applied = a.after
@@ -62,6 +63,24 @@ func (e *Engine) accept(caller Caller, request UpRequest, whole bool) (accepted,
 		e.hold(name).pending++
 	}
 	return a, nil
+}
+
+// letGo forgets what was to become of VMs that are no longer declared and of
+// which nothing is there. Those of which something is, an apply takes away.
+func (e *Engine) letGo(a accepted) {
+	for _, name := range a.before.Host.Names() {
+		if _, declared := a.after.Origins[name]; declared {
+			continue
+		}
+		m := e.machine(name)
+		e.mu.Lock()
+		there := m.record != nil || len(m.busy) > 0
+		e.mu.Unlock()
+		if !there {
+			e.dropRetry(m)
+			e.dropFate(name)
+		}
+	}
 }
 
 // weigh says what a request would come to.
@@ -88,11 +107,15 @@ func (e *Engine) settle(names []string) {
 	for _, name := range names {
 		e.hold(name).pending--
 	}
+	e.stir()
 }
 
 // tenant is a VM that works with the host's settings: something of it is there,
 // or about to be.
-type tenant struct{ name, origin string }
+type tenant struct {
+	name, origin string
+	vm           *spec.VM // as it was started; nil when nothing of it is there yet
+}
 
 // snapshot is the applied spec and the VMs that work with it.
 func (e *Engine) snapshot() (Applied, []tenant) {
@@ -101,7 +124,11 @@ func (e *Engine) snapshot() (Applied, []tenant) {
 	var used []tenant
 	for _, name := range slices.Sorted(maps.Keys(e.vms)) {
 		if m := e.vms[name]; m.record != nil || m.pending > 0 || m.cancel != nil {
-			used = append(used, tenant{name, e.originOf(m)})
+			t := tenant{name: name, origin: e.originOf(m)}
+			if m.record != nil {
+				t.vm = &m.record.VM
+			}
+			used = append(used, t)
 		}
 	}
 	return e.applied, used
@@ -216,6 +243,9 @@ func merge(caller Caller, request UpRequest, applied Applied, used []tenant, who
 			return Applied{}, err
 		}
 	}
+	if err := notTaken(caller, request, applied, used); err != nil {
+		return Applied{}, err
+	}
 	merged := Applied{Host: request.Host, Origins: map[string]string{}, Owners: map[string]spec.ID{}, Gone: maps.Clone(applied.Gone)}
 	merged.Host.VMs = slices.Clone(request.Host.VMs)
 	for _, vm := range request.Host.VMs {
@@ -244,6 +274,20 @@ func merge(caller Caller, request UpRequest, applied Applied, used []tenant, who
 		}
 		return ""
 	})
+}
+
+// notTaken refuses names of VMs that run though nothing declares them any more:
+// what is done to a VM of that name would be done to theirs.
+func notTaken(caller Caller, request UpRequest, applied Applied, used []tenant) error {
+	for _, t := range used {
+		_, wanted := request.Host.VM(t.name)
+		_, declared := applied.Host.VM(t.name)
+		if !wanted || declared || t.vm == nil || t.origin == request.Origin && caller.mayUse(*t.vm) {
+			continue
+		}
+		return fmt.Errorf("%w: the VM %s of %s still runs: `bield down %s` first, or choose another name", ErrConflict, t.name, t.origin, t.name)
+	}
+	return nil
 }
 
 // mayMove lets the host's own settings change where no VM is in the way; an

@@ -200,7 +200,7 @@ func TestHostSettingsStayWhileVMsRun(t *testing.T) {
 	if _, err := e.accept(Caller{}, UpRequest{Host: gone, Origin: "/etc/first.yaml"}, false); err != nil {
 		t.Error(err)
 	}
-	if got := e.List(); len(got) != 2 || got[0].Name != "a" {
+	if got := e.List(Caller{}); len(got) != 2 || got[0].Name != "a" {
 		t.Errorf("a VM that runs and is declared no more is not listed: %v", got)
 	}
 }

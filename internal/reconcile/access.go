@@ -29,7 +29,11 @@ func (e *Engine) Access(ctx context.Context, caller Caller, name string) (Access
 	if err := m.acquire(ctx); err != nil {
 		return Access{}, err
 	}
-	defer m.release()
+	defer e.release(m)
+	// It may have become another's while this waited.
+	if _, err := e.user(caller, name); err != nil {
+		return Access{}, err
+	}
 	e.mu.Lock()
 	record := m.record
 	e.mu.Unlock()

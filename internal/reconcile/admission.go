@@ -24,6 +24,11 @@ const minStateBytes = 4 << 20
 // it only waits.
 func (j *job) claim(ctx context.Context, force bool) (release func(), err error) {
 	e := j.e
+	if !force {
+		if err := stateHasRoom(j.host.StateDir); err != nil {
+			return nil, err
+		}
+	}
 	select {
 	case e.starts <- struct{}{}:
 	case <-ctx.Done():
@@ -32,7 +37,7 @@ func (j *job) claim(ctx context.Context, force bool) (release func(), err error)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err = j.addressIsFree(); err == nil && !force {
-		err = j.fits()
+		err = j.memoryFits()
 	}
 	if err != nil {
 		<-e.starts
@@ -47,24 +52,32 @@ func (j *job) claim(ctx context.Context, force bool) (release func(), err error)
 	}, nil
 }
 
-// mayFit is the answer that claim would give if the VM, which runs, were gone;
-// others may make way for its address yet.
-func (j *job) mayFit(force bool) error {
-	if force {
-		return nil
+// keepMemory keeps what the VM, which runs, will want when it is started again.
+// Others may make way for its address yet.
+func (j *job) keepMemory(force bool) error {
+	if !force {
+		if err := stateHasRoom(j.host.StateDir); err != nil {
+			return err
+		}
 	}
 	j.e.mu.Lock()
 	defer j.e.mu.Unlock()
-	return j.fits()
+	if !force {
+		if err := j.memoryFits(); err != nil {
+			return err
+		}
+	}
+	j.e.claims[j.vm.Name] = j.vm.MemoryMiB
+	return nil
 }
 
-// fits refuses a VM for which the host has not enough memory or room for its
-// state. Needs e.mu.
-func (j *job) fits() error {
-	if err := j.memoryFits(); err != nil {
-		return err
+// dropClaims gives back what was kept.
+func (e *Engine) dropClaims(names ...string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, name := range names {
+		delete(e.claims, name)
 	}
-	return stateHasRoom(j.host.StateDir)
 }
 
 // addressIsFree refuses what a VM has that runs and is no longer declared, so
@@ -82,6 +95,7 @@ func (j *job) addressIsFree() error {
 	return nil
 }
 
+// memoryFits needs e.mu.
 func (j *job) memoryFits() error {
 	have, err := readMemory()
 	if err != nil {
@@ -122,10 +136,15 @@ func (j *job) memoryUse() memoryUse {
 		if name == j.vm.Name {
 			continue
 		}
-		u.claimed += n
-		if j.e.vms[name].record == nil {
+		m := j.e.vms[name]
+		if m == nil || m.record == nil {
+			u.claimed += n
 			u.ceilings += n
+			continue
 		}
+		// What it holds already is not available any more.
+		u.claimed += max(0, n-heldBy(m.record))
+		u.ceilings += max(0, n-m.record.VM.MemoryMiB)
 	}
 	return u
 }

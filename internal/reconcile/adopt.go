@@ -41,7 +41,7 @@ func (e *Engine) adoptOne(ctx context.Context, m *machine) {
 	if !m.acquireNow() {
 		return
 	}
-	defer m.release()
+	defer e.release(m)
 	record := m.record
 	f, _ := e.fate(m.name)
 	var err error
@@ -101,7 +101,7 @@ func (e *Engine) Resume(ctx context.Context) {
 		// From now on it is wanted, and its policy says what a failure means. A
 		// `down` that comes now ends the waiting.
 		e.setFate(vm.Name, func(f *Fate) { f.Run = true })
-		e.startLater(ctx, m, 0)
+		e.startLater(ctx, m, 0, false)
 	}
 }
 
@@ -122,9 +122,8 @@ func (e *Engine) takeOver(ctx context.Context, m *machine) error {
 		r.release()
 		return err
 	}
-	r.console = console
 	j := e.newJob(m, record.VM, Caller{}, e.logProgress)
-	r.logs = j.logs()
+	r.console, r.logs = console, j.logs()
 	e.mu.Lock()
 	m.run, m.state = r, spec.StateRunning
 	e.mu.Unlock()

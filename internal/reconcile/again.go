@@ -17,6 +17,8 @@ const maxRestartDelay = 5 * time.Minute
 type retry struct {
 	timer *time.Timer
 	at    time.Time
+	// again says that it has run, and is not just to be started.
+	again bool
 }
 
 // startsAgain says whether a VM's restart policy wants it back after it has
@@ -44,18 +46,22 @@ func (e *Engine) restartLater(ctx context.Context, m *machine, why string, ran t
 	f, _ := e.fate(m.name)
 	delay := restartDelay(e.RestartDelay, f.Restarts)
 	e.setFate(m.name, func(f *Fate) { f.Restarts++ })
-	e.startLater(ctx, m, delay)
 	if why == "" {
 		why = "its guest powered it off"
 	}
+	// Nobody sees it down in between.
+	e.startLater(ctx, m, delay, true)
 	e.setState(m, spec.StateRestarting, why)
 }
 
 // startLater starts a VM after a pause, unless dropRetry comes first.
-func (e *Engine) startLater(ctx context.Context, m *machine, delay time.Duration) {
+func (e *Engine) startLater(ctx context.Context, m *machine, delay time.Duration, again bool) {
+	e.dropRetry(m)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	m.retry = &retry{at: time.Now().Add(delay), timer: time.AfterFunc(delay, func() { e.restart(ctx, m) })}
+	r := &retry{at: time.Now().Add(delay), again: again}
+	r.timer = time.AfterFunc(delay, func() { e.restart(ctx, m, r) })
+	m.retry = r
 }
 
 // restartDelay doubles with each try.
@@ -77,28 +83,43 @@ func (e *Engine) dropRetry(m *machine) {
 }
 
 // restart is what a retry comes to.
-func (e *Engine) restart(ctx context.Context, m *machine) {
+func (e *Engine) restart(ctx context.Context, m *machine, r *retry) {
 	e.goOn(ctx, func(ctx context.Context) {
 		err := e.withVM(ctx, m.name, e.logProgress, func(ctx context.Context, j *job) error {
-			e.mu.Lock()
-			wanted := m.retry != nil
-			m.retry = nil
-			e.mu.Unlock()
-			if !wanted {
-				return nil
+			if !e.isDue(m, r) {
+				return nil // a down or another start came first
+			}
+			if r.again {
+				e.countRestart(m)
 			}
 			return j.tryAgain(ctx)
 		})
+		e.forgetRetry(m, r)
 		if err != nil {
 			e.Log.Warn("start again", "vm", m.name, "error", err)
 		}
 	})
 }
 
+// isDue says that a retry still stands.
+func (e *Engine) isDue(m *machine, r *retry) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return m.retry == r
+}
+
+// forgetRetry ends a retry that came to nothing: its VM is no longer declared.
+func (e *Engine) forgetRetry(m *machine, r *retry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if m.retry == r {
+		m.retry = nil
+	}
+}
+
 // tryAgain starts a VM that is wanted though nobody waits for it; when that
 // fails its restart policy says what follows.
 func (j *job) tryAgain(ctx context.Context) error {
-	j.e.countRestart(j.m)
 	err := j.bring(ctx, order{again: true})
 	if err == nil || ctx.Err() != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"syscall"
 
 	"bield/internal/plan"
 	"bield/internal/spec"
@@ -44,7 +45,7 @@ func (e *Engine) Plan(ctx context.Context, caller Caller, request ApplyRequest) 
 	if err != nil {
 		return Planned{}, err
 	}
-	want, err := e.desired(a.after, request.Origin)
+	want, err := e.desired(caller, a.after, request.Origin)
 	if err != nil {
 		return Planned{}, err
 	}
@@ -52,7 +53,7 @@ func (e *Engine) Plan(ctx context.Context, caller Caller, request ApplyRequest) 
 	if err != nil {
 		return Planned{}, err
 	}
-	p := Planned{Plan: plan.Diff(want, have), Purgeable: e.purgeable(caller, a.after, request.Origin)}
+	p := Planned{Plan: plan.Diff(want, have), Purgeable: e.purgeable(caller, a.after, request.Origin, e.gone(caller, a, request.Origin))}
 	for _, w := range want.VMs {
 		if !slices.ContainsFunc(p.VMs, func(c plan.Change) bool { return c.VM == w.Name }) {
 			p.Unchanged = append(p.Unchanged, w.Name)
@@ -61,19 +62,19 @@ func (e *Engine) Plan(ctx context.Context, caller Caller, request ApplyRequest) 
 	return p, nil
 }
 
-// desired is what the VMs of one file should be.
-func (e *Engine) desired(applied Applied, origin string) (plan.Desired, error) {
+// desired is what the VMs of one file should be, as far as the caller may know.
+func (e *Engine) desired(caller Caller, applied Applied, origin string) (plan.Desired, error) {
 	want := plan.Desired{Host: applied.Host}
 	digests := newDigests()
 	for _, vm := range applied.Host.VMs {
-		if applied.Origins[vm.Name] != origin {
+		if applied.Origins[vm.Name] != origin || !caller.mayUse(vm) {
 			continue
 		}
 		digest, err := digests.of(vm.Image)
 		if err != nil {
 			return want, fmt.Errorf("%s: %w", vm.Name, err)
 		}
-		run := e.applyRuns(vm) || e.underWay(vm.Name)
+		run := e.applyRuns(vm) || e.underWay(vm.Name, 0)
 		want.VMs = append(want.VMs, plan.Wanted{VM: vm, Run: run, Image: digest})
 	}
 	return want, nil
@@ -83,12 +84,13 @@ func (e *Engine) desired(applied Applied, origin string) (plan.Desired, error) {
 // if it was stopped, and one that was started.
 func (e *Engine) applyRuns(vm spec.VM) bool { return vm.Autostart || e.toRun(vm) }
 
-// underWay says that somebody is just changing a VM, or about to.
-func (e *Engine) underWay(name string) bool {
+// underWay says that somebody is just changing a VM, or about to, beside the
+// caller's own calls.
+func (e *Engine) underWay(name string, own int) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	m := e.vms[name]
-	return m != nil && (m.cancel != nil || len(m.busy) > 0 || m.pending > 0)
+	return m != nil && (m.cancel != nil || len(m.busy) > 0 || m.retry != nil || m.pending > own)
 }
 
 // observe says what there is of a file's VMs.
@@ -111,7 +113,9 @@ func (e *Engine) observe(ctx context.Context, caller Caller, applied Applied, or
 			continue
 		}
 		if applied.Origins[name] == origin || e.goneFrom(m, caller, applied, origin) {
-			have.VMs[name] = seen.of(m.record, m.run)
+			vm := seen.of(m.record, m.run)
+			vm.Ready = vm.Ready || m.cancel != nil // somebody sees to that
+			have.VMs[name] = vm
 		} else {
 			have.Others = true
 		}
@@ -128,30 +132,65 @@ func (e *Engine) goneFrom(m *machine, caller Caller, applied Applied, origin str
 
 // Apply brings about what a file declares: VMs that changed are restarted, or
 // changed while they run; those that are no longer declared go; those that
-// should run and don't are started. VMs of other files are not touched.
+// should run and don't are started. VMs of other files, and those without a
+// change, are not touched.
 func (e *Engine) Apply(ctx context.Context, caller Caller, request ApplyRequest, show func(Progress)) error {
+	if err := mayForce(caller, request.Force); err != nil {
+		return err
+	}
 	a, err := e.accept(caller, UpRequest{Host: request.Host, Origin: request.Origin}, true)
 	if err != nil {
 		return err
 	}
 	defer e.settle(a.names)
-	gone := e.gone(caller, a, request.Origin)
-	o := order{force: request.Force, changed: true}
 	// What goes goes first: its names, addresses and memory are then free.
-	var failed failures
-	left := each(gone, func(name string) error { return e.remove(ctx, name, show) })
-	_ = each(a.names, func(name string) error { return failed.note(name, e.clear(ctx, name, o, show)) })
-	_ = each(a.names, func(name string) error {
-		if failed.has(name) {
-			return nil
-		}
-		return failed.note(name, e.realize(ctx, name, o, show))
-	})
-	err = errors.Join(left, failed.all(a.names), e.hostDown(context.WithoutCancel(ctx), show))
+	gone := each(e.gone(caller, a, request.Origin), func(name string) error { return e.remove(ctx, name, show) })
+	names, err := e.concerned(ctx, caller, request.Origin)
+	if err != nil {
+		return errors.Join(gone, err)
+	}
+	w := &wave{e: e, order: order{force: request.Force, changed: true}, show: show}
+	err = errors.Join(gone, w.roll(ctx, names, !sameGround(a.before.Host, a.after.Host)), e.settleHost(ctx, show))
 	if request.Purge && err == nil {
 		err = e.purge(caller, request.Origin, show)
 	}
 	return err
+}
+
+// concerned names the VMs of a file that differ from it, or that somebody is
+// just changing.
+func (e *Engine) concerned(ctx context.Context, caller Caller, origin string) ([]string, error) {
+	applied, _ := e.snapshot()
+	want, err := e.desired(caller, applied, origin)
+	if err != nil {
+		return nil, err
+	}
+	have, err := e.observe(ctx, caller, applied, origin)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, w := range want.VMs {
+		w.Run = e.applyRuns(w.VM)
+		if c := plan.Of(w, want.Host, have.VMs[w.Name]); c.Action != "" || e.underWay(w.Name, 1) {
+			names = append(names, w.Name)
+		}
+	}
+	return names, nil
+}
+
+// settleHost gives the host what VMs that run need, or takes back what none
+// needs any more.
+func (e *Engine) settleHost(ctx context.Context, show func(Progress)) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	e.mu.Lock()
+	used := len(e.running()) > 0
+	e.mu.Unlock()
+	if !used {
+		return e.hostDown(ctx, show)
+	}
+	return e.hostUp(ctx, e.host(), show)
 }
 
 // gone names the VMs that a file has declared and no longer does. One of which
@@ -173,11 +212,11 @@ func (e *Engine) gone(caller Caller, a accepted, origin string) []string {
 // remove takes away a VM that is no longer declared.
 func (e *Engine) remove(ctx context.Context, name string, show func(Progress)) error {
 	m := e.machine(name)
-	e.interrupt(m, false)
+	e.interrupt(m, false, errDropped)
 	if err := m.acquire(ctx); err != nil {
 		return err
 	}
-	defer m.release()
+	defer e.release(m)
 	if e.isDeclared(name) {
 		return nil // by a later request
 	}
@@ -199,59 +238,38 @@ func (e *Engine) isDeclared(name string) bool {
 	return declared
 }
 
-// clear takes away what of a VM must go before it can be what it should be.
-func (e *Engine) clear(ctx context.Context, name string, o order, show func(Progress)) error {
-	if !e.isDeclared(name) {
-		return nil // since a later request
-	}
-	return e.withVM(ctx, name, show, func(ctx context.Context, j *job) error {
-		have, err := e.observeVM(ctx, j.m)
-		switch {
-		case err != nil:
-			return err
-		case !have.Record:
-			return nil
-		case !e.applyRuns(j.vm):
-			j.e.setState(j.m, spec.StateStopping, "")
-			err := e.removeVM(ctx, j.m, show)
-			e.setState(j.m, spec.StateDown, "")
-			return err
-		}
-		c, err := j.compare(ctx, o)
-		if err != nil || c.Action != plan.Restart {
-			return err
-		}
-		return j.makeWay(ctx, c, o)
-	})
-}
-
-// realize makes a VM run that should.
-func (e *Engine) realize(ctx context.Context, name string, o order, show func(Progress)) error {
-	if !e.isDeclared(name) {
-		return nil
-	}
-	return e.withVM(ctx, name, show, func(ctx context.Context, j *job) error {
-		if !e.applyRuns(j.vm) {
-			return nil
-		}
-		e.dropRetry(j.m)
-		return j.bring(ctx, o)
-	})
-}
-
 // purgeable names the VMs whose state folder is left although their file no
-// longer declares them.
-func (e *Engine) purgeable(caller Caller, applied Applied, origin string) []string {
+// longer declares them. Those that are to go first count as gone.
+func (e *Engine) purgeable(caller Caller, applied Applied, origin string, going []string) []string {
 	var names []string
 	folder := state.Folder{Dir: applied.Host.StateDir}
 	for _, name := range slices.Sorted(maps.Keys(applied.Gone)) {
 		g := applied.Gone[name]
-		if _, err := os.Lstat(folder.VM(name)); err != nil || g.Origin != origin || !caller.Root() && caller.UID != g.UID {
-			continue
+		if g.Origin == origin && caller.mayPurge(folder.VM(name), g.UID) && (slices.Contains(going, name) || !e.inUse(name)) {
+			names = append(names, name)
 		}
-		names = append(names, name)
 	}
 	return names
+}
+
+// mayPurge says that there is a folder and that the caller may remove it: who is
+// not root, only a folder of their own.
+func (c Caller) mayPurge(folder string, user uint32) bool {
+	info, err := os.Lstat(folder)
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return c.Root() || ok && st.Uid == c.UID && user == c.UID
+}
+
+// inUse says that something of a VM is there, or about to be.
+func (e *Engine) inUse(name string) bool {
+	e.mu.Lock()
+	m := e.vms[name]
+	there := m != nil && m.record != nil
+	e.mu.Unlock()
+	return there || e.underWay(name, 0)
 }
 
 // purge removes the state folders of VMs that the file no longer declares.
@@ -259,7 +277,7 @@ func (e *Engine) purge(caller Caller, origin string, show func(Progress)) error 
 	e.acceptMu.Lock()
 	defer e.acceptMu.Unlock()
 	applied, _ := e.snapshot()
-	names := e.purgeable(caller, applied, origin)
+	names := e.purgeable(caller, applied, origin, nil)
 	if len(names) == 0 {
 		return nil
 	}

@@ -33,19 +33,24 @@ func (j *job) startVMM(ctx context.Context) error {
 	defer closeTaps(machine.Taps)
 	r := j.building()
 	logs := j.logs()
-	j.e.mu.Lock()
-	r.logs = logs
-	j.e.mu.Unlock()
-	if r.console, err = openConsole(state.Folder{Dir: j.host.StateDir}.Console(j.vm.Name), true); err != nil {
+	console, err := openConsole(state.Folder{Dir: j.host.StateDir}.Console(j.vm.Name), true)
+	if err != nil {
 		return err
 	}
 	machine.Note = func(id process.ID) error {
 		return j.change(func(record *Record) { record.VMM = &id })
 	}
-	if r.vmm, err = j.e.Driver.Start(ctx, machine); err != nil {
-		r.console.Close()
+	j.e.mu.Lock()
+	r.logs, r.console = logs, console
+	j.e.mu.Unlock()
+	vmm, err := j.e.Driver.Start(ctx, machine)
+	if err != nil {
+		console.Close()
 		return errors.Join(r.deadShares(), err)
 	}
+	j.e.mu.Lock()
+	r.vmm = vmm
+	j.e.mu.Unlock()
 	j.e.attend(ctx, j.m, r)
 	return nil
 }

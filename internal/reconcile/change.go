@@ -24,16 +24,38 @@ type order struct {
 	again bool
 }
 
-// withVM holds a VM until work has ended, as it is declared now. A `down`
-// ends ctx.
+// errRedeclared says that a VM's declaration has changed since it was looked at.
+var errRedeclared = errors.New("its declaration changes again and again")
+
+// maxRedeclared is how often a start begins anew for that.
+const maxRedeclared = 10
+
+// withVM holds a VM until work has ended, as it is declared now. A `down`, and
+// the end of the caller's ctx, end that of work.
 func (e *Engine) withVM(ctx context.Context, name string, show func(Progress), work func(context.Context, *job) error) error {
 	m := e.machine(name)
 	if err := m.acquire(ctx); err != nil {
 		return err
 	}
-	defer m.release()
-	ctx, cancel := context.WithCancelCause(ctx)
+	defer e.release(m)
+	var err error
+	for range maxRedeclared {
+		if err = e.workOn(ctx, m, show, work); !errors.Is(err, errRedeclared) {
+			break
+		}
+	}
+	return err
+}
+
+// workOn needs m.busy.
+func (e *Engine) workOn(ctx context.Context, m *machine, show func(Progress), work func(context.Context, *job) error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
+	detach := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	defer detach()
 	e.setCancel(m, cancel)
 	defer e.setCancel(m, nil)
 	j, err := e.declaredJob(m, show)
@@ -41,12 +63,13 @@ func (e *Engine) withVM(ctx context.Context, name string, show func(Progress), w
 		return err
 	}
 	defer j.close()
-	err = work(ctx, j)
-	if cause := context.Cause(ctx); errors.Is(err, context.Canceled) && cause != nil {
+	j.detach = func() { detach() }
+	err = work(inner, j)
+	if cause := context.Cause(inner); errors.Is(err, context.Canceled) && cause != nil {
 		err = cause
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", m.name, err)
 	}
 	return nil
 }
@@ -54,21 +77,31 @@ func (e *Engine) withVM(ctx context.Context, name string, show func(Progress), w
 // declaredJob is a job for a VM of the applied spec.
 func (e *Engine) declaredJob(m *machine, show func(Progress)) (*job, error) {
 	e.mu.Lock()
-	vm, declared := e.applied.Host.VM(m.name)
+	host := e.applied.Host
+	vm, declared := host.VM(m.name)
 	owner := e.applied.Owners[m.name]
 	e.mu.Unlock()
 	if !declared {
 		return nil, fmt.Errorf("%w: VM %s is no longer declared", ErrConflict, m.name)
 	}
-	return e.newJob(m, vm, Caller{UID: owner.UID, GID: owner.GID}, show), nil
+	j := e.newJob(m, vm, Caller{UID: owner.UID, GID: owner.GID}, show)
+	j.host = host
+	return j, nil
 }
 
 // bring makes a VM run, as it is declared now, or leaves it running.
-func (e *Engine) bring(ctx context.Context, name string, o order, show func(Progress)) error {
-	return e.withVM(ctx, name, show, func(ctx context.Context, j *job) error { return j.bring(ctx, o) })
+func (e *Engine) bring(ctx context.Context, caller Caller, name string, o order, show func(Progress)) error {
+	return e.withVM(ctx, name, show, func(ctx context.Context, j *job) error {
+		// It may have become another's while this waited.
+		if _, err := e.user(caller, name); err != nil {
+			return err
+		}
+		return j.bring(ctx, o)
+	})
 }
 
 func (j *job) bring(ctx context.Context, o order) error {
+	j.e.dropRetry(j.m)
 	c, err := j.compare(ctx, o)
 	if err != nil {
 		return err
@@ -129,37 +162,68 @@ func (j *job) startAnew(ctx context.Context, c plan.Change, o order) error {
 	}
 	j.e.setState(j.m, spec.StateStarting, "")
 	release, err := j.claim(ctx, o.force)
-	if err != nil {
-		return j.undo(ctx, err)
+	if err == nil {
+		defer release()
+		err = j.bringUp(ctx, c.Start)
 	}
-	defer release()
-	if err := j.bringUp(ctx, c.Start); err != nil {
-		return j.undo(ctx, err)
+	if err != nil {
+		return j.notStarted(ctx, o, err)
 	}
 	j.e.setState(j.m, spec.StateRunning, "")
 	return nil
 }
 
+// notStarted takes back a start that failed. One that was to go on running has
+// failed then, or is tried again, as its restart policy says.
+func (j *job) notStarted(ctx context.Context, o order, err error) error {
+	err = j.undo(ctx, err)
+	f, _ := j.e.fate(j.vm.Name)
+	if errors.Is(err, errRedeclared) || errors.Is(err, errClosing) || o.again || !f.Run {
+		return err
+	}
+	if j.e.startsAgain(j.vm.Name, true) {
+		j.e.restartLater(ctx, j.m, err.Error(), 0)
+	} else {
+		j.e.fail(j.m, err)
+	}
+	return err
+}
+
 // makeWay takes away what is there of a VM that is to be started again, once
 // all that can be known before says that the start will work.
 func (j *job) makeWay(ctx context.Context, c plan.Change, o order) error {
-	if err := j.prepare(ctx); err != nil {
+	if len(c.Stop) == 0 {
+		return j.prepare(ctx)
+	}
+	if err := j.ready(ctx, o); err != nil {
 		return err
 	}
-	if len(c.Stop) == 0 {
-		return nil
+	return j.takeAway(ctx)
+}
+
+// ready says that a VM that runs could be started again: its image is made and
+// its memory kept for it.
+func (j *job) ready(ctx context.Context, o order) error {
+	if err := j.prepare(ctx); err != nil {
+		return err
 	}
 	if err := j.fetchImage(ctx); err != nil {
 		return err
 	}
-	if err := j.mayFit(o.force); err != nil {
-		return err
-	}
+	return j.keepMemory(o.force)
+}
+
+// takeAway stops a VM that is to be started again. From here on the client may
+// go: half a restart serves nobody.
+func (j *job) takeAway(ctx context.Context) error {
+	j.detach()
 	j.e.setState(j.m, spec.StateStopping, "")
 	if err := j.e.removeVM(ctx, j.m, j.show); err != nil {
+		j.e.dropClaims(j.vm.Name)
 		j.e.setState(j.m, spec.StateFailed, err.Error())
 		return err
 	}
+	j.e.setState(j.m, spec.StateDown, "")
 	return nil
 }
 

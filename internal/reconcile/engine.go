@@ -230,7 +230,19 @@ func (m *machine) acquireNow() bool {
 	}
 }
 
-func (m *machine) release() { <-m.busy }
+// release lets others change the VM, and tells those who wait for that.
+func (e *Engine) release(m *machine) {
+	<-m.busy
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.stir()
+}
+
+// stir tells those who wait for a change. Needs e.mu.
+func (e *Engine) stir() {
+	close(e.changed)
+	e.changed = make(chan struct{})
+}
 
 // user returns the holder of a VM that the caller may use.
 func (e *Engine) user(caller Caller, name string) (*machine, error) {
@@ -261,8 +273,19 @@ func (e *Engine) setState(m *machine, s spec.State, failure string) {
 }
 
 // List says what is known of every VM of the applied spec, and of those that
-// run although the spec no longer has them.
-func (e *Engine) List() []spec.VMStatus {
+// run although the spec no longer has them. What is said of a VM in words is
+// for its user and root: it may be the guest's own.
+func (e *Engine) List(caller Caller) []spec.VMStatus {
+	list := e.list()
+	for i := range list {
+		if _, err := e.user(caller, list[i].Name); err != nil {
+			list[i].Reason, list[i].RestartNeeded = "", nil
+		}
+	}
+	return list
+}
+
+func (e *Engine) list() []spec.VMStatus {
 	known := e.digestsOfRunning() // not under the lock: it reads the host's package sources
 	e.mu.Lock()
 	defer e.mu.Unlock()

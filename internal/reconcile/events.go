@@ -126,8 +126,9 @@ func (e *Engine) enter(m *machine, s spec.State, failure string) (event spec.Eve
 		m.entered = now
 	}
 	m.state, m.failure = s, failure
-	close(e.changed)
-	e.changed = make(chan struct{})
+	if !known {
+		e.stir()
+	}
 	return event, known
 }
 

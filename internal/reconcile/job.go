@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"reflect"
 	"time"
 
 	"bield/internal/image"
@@ -28,9 +29,11 @@ type job struct {
 	// What earlier steps leave for later ones.
 	sources map[string]share.Source // by tag
 	image   image.Image
-	keys    []sshaccess.Key // that open the guest
-	run     *run            // being put together
-	step    plan.Step       // under way
+	// detach lets the job go on when its client goes.
+	detach func()
+	keys   []sshaccess.Key // that open the guest
+	run    *run            // being put together
+	step   plan.Step       // under way
 }
 
 func (e *Engine) newJob(m *machine, vm spec.VM, caller Caller, show func(Progress)) *job {
@@ -58,7 +61,10 @@ func (j *job) bringUp(ctx context.Context, steps []plan.Step) error {
 func (j *job) begin(ctx context.Context) error {
 	host := j.host
 	host.VMs = nil
-	record := j.e.reserve(j.m, Record{VM: j.vm, Host: host, VCPU: j.vm.EffectiveVCPU(j.e.KVM, j.e.Cores)})
+	record, err := j.e.reserve(j.m, Record{VM: j.vm, Host: host, VCPU: j.vm.EffectiveVCPU(j.e.KVM, j.e.Cores)})
+	if err != nil {
+		return err
+	}
 	if err := j.save(record); err != nil {
 		return err
 	}
@@ -202,13 +208,17 @@ func (j *job) forget() error {
 }
 
 // reserve gives a record a uid for its VMM and makes it the VM's, so that no
-// other VM gets the same.
-func (e *Engine) reserve(m *machine, r Record) Record {
+// other VM gets the same. It fails with errRedeclared if that is no longer what
+// is declared.
+func (e *Engine) reserve(m *machine, r Record) (Record, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if vm, declared := e.applied.Host.VM(m.name); !declared || !reflect.DeepEqual(vm, r.VM) || !sameGround(e.applied.Host, r.Host) {
+		return r, errRedeclared
+	}
 	r.UID, r.Origin = e.freeUID(m.name), e.applied.Origins[m.name]
 	m.record = &r
-	return r.clone()
+	return r.clone(), nil
 }
 
 // freeUID picks the host uid of a VM's VMM: it follows from the run directory

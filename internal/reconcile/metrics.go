@@ -134,7 +134,7 @@ func (c *hostCollector) Collect(out chan<- prometheus.Metric) {
 	for _, state := range spec.States() {
 		states[state] = 0
 	}
-	for _, vm := range c.e.List() {
+	for _, vm := range c.e.list() {
 		states[vm.State]++
 		gauge(c.memoryLimit, float64(vm.MemoryMiB)*(1<<20), vm.Name)
 		out <- prometheus.MustNewConstMetric(c.restarts, prometheus.CounterValue, float64(c.e.restarts(vm.Name)), vm.Name)

@@ -227,7 +227,7 @@ func (e *Engine) follow(m *machine, r *run) {
 		if m.acquire(ctx) != nil {
 			return
 		}
-		defer m.release()
+		defer e.release(m)
 		e.mu.Lock()
 		current := m.run == r
 		e.mu.Unlock()

@@ -19,13 +19,16 @@ const undoTimeout = time.Minute
 // each of them has run a command over SSH. A VM that runs is left as it is; one
 // that fails is taken back whole.
 func (e *Engine) Up(ctx context.Context, caller Caller, request UpRequest, show func(Progress)) error {
+	if err := mayForce(caller, request.Force); err != nil {
+		return err
+	}
 	a, err := e.accept(caller, request, false)
 	if err != nil {
 		return err
 	}
 	defer e.settle(a.names)
 	return each(a.names, func(name string) error {
-		return e.bring(ctx, name, order{force: request.Force}, show)
+		return e.bring(ctx, caller, name, order{force: request.Force}, show)
 	})
 }
 
@@ -41,6 +44,9 @@ type StartRequest struct {
 
 // Start is Up without a file: the VMs are those that were applied last.
 func (e *Engine) Start(ctx context.Context, caller Caller, request StartRequest, show func(Progress)) error {
+	if err := mayForce(caller, request.Force); err != nil {
+		return err
+	}
 	names := request.Names
 	if len(names) == 0 {
 		names = e.declared(caller)
@@ -52,8 +58,16 @@ func (e *Engine) Start(ctx context.Context, caller Caller, request StartRequest,
 		}
 	}
 	return each(names, func(name string) error {
-		return e.bring(ctx, name, order{force: request.Force, anew: request.Restart}, show)
+		return e.bring(ctx, caller, name, order{force: request.Force, anew: request.Restart}, show)
 	})
+}
+
+// mayForce keeps it to root to give VMs what others may need.
+func mayForce(caller Caller, force bool) error {
+	if force && !caller.Root() {
+		return fmt.Errorf("%w: only root may use --force: the memory that is kept free is everybody's", ErrForbidden)
+	}
+	return nil
 }
 
 // declared names the VMs of the applied spec that the caller may use.
@@ -100,7 +114,7 @@ func (e *Engine) Down(ctx context.Context, caller Caller, names []string, force 
 		}
 	}
 	return each(names, func(name string) error {
-		return e.down(ctx, e.machine(name), force, show)
+		return e.down(ctx, caller, e.machine(name), force, show)
 	})
 }
 
@@ -123,15 +137,19 @@ func (e *Engine) usable(caller Caller) []string {
 	return names
 }
 
-var errStopped = errors.New("it was stopped by a `bield down`")
+// Why an up under way is ended.
+var (
+	errStopped = errors.New("it was stopped by a `bield down`")
+	errDropped = errors.New("it is no longer declared: its file was applied without it")
+)
 
 // interrupt makes way for a down: it ends an up, and, with force, does not wait
 // for a guest that is just being asked to power off.
-func (e *Engine) interrupt(m *machine, force bool) {
+func (e *Engine) interrupt(m *machine, force bool, why error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if m.cancel != nil {
-		m.cancel(errStopped)
+		m.cancel(why)
 	}
 	if force && m.run != nil {
 		m.run.forceOff()
@@ -140,13 +158,17 @@ func (e *Engine) interrupt(m *machine, force bool) {
 
 // down stops one VM. Once begun it goes on to the end, client or not: half a
 // stop serves nobody.
-func (e *Engine) down(ctx context.Context, m *machine, force bool, show func(Progress)) error {
-	e.interrupt(m, force)
+func (e *Engine) down(ctx context.Context, caller Caller, m *machine, force bool, show func(Progress)) error {
+	e.interrupt(m, force, errStopped)
 	if err := m.acquire(ctx); err != nil {
 		return err
 	}
-	defer m.release()
-	e.interrupt(m, force) // the run may have begun since
+	defer e.release(m)
+	// It may have become another's while this waited.
+	if _, err := e.user(caller, m.name); err != nil {
+		return err
+	}
+	e.interrupt(m, force, errStopped) // the run may have begun since
 	e.setFate(m.name, func(f *Fate) { *f = Fate{} })
 	e.dropRetry(m)
 	e.mu.Lock()

@@ -3,7 +3,6 @@ package reconcile
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"bield/internal/spec"
 )
@@ -15,8 +14,8 @@ func (e *Engine) Wait(ctx context.Context, caller Caller, name string) (spec.VMS
 		if _, err := e.user(caller, name); err != nil {
 			return spec.VMStatus{}, err
 		}
-		status, changed := e.statusOf(name)
-		if status.State == spec.StateDown || status.State == spec.StateFailed {
+		status, over, changed := e.standing(name)
+		if over {
 			return status, nil
 		}
 		select {
@@ -36,12 +35,24 @@ func (e *Engine) Changed() <-chan struct{} {
 	return e.changed
 }
 
-// statusOf is how a VM stands, and what is closed when one has changed.
-func (e *Engine) statusOf(name string) (spec.VMStatus, <-chan struct{}) {
-	changed := e.Changed()
-	list := e.List()
-	if i := slices.IndexFunc(list, func(s spec.VMStatus) bool { return s.Name == name }); i >= 0 {
-		return list[i], changed
+// standing is how a VM stands, whether it neither runs nor is about to, and what
+// is closed when one has changed.
+func (e *Engine) standing(name string) (status spec.VMStatus, over bool, changed <-chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m := e.vms[name]
+	vm, declared := e.applied.Host.VM(name)
+	switch {
+	case m == nil && !declared:
+		return spec.VMStatus{Name: name, State: spec.StateDown}, true, e.changed
+	case m == nil:
+		return e.status(vm), true, e.changed
+	case !declared && m.record != nil:
+		vm = m.record.VM
+	case !declared:
+		vm = spec.VM{Name: name}
 	}
-	return spec.VMStatus{Name: name, State: spec.StateDown}, changed
+	status = e.status(vm)
+	waits := m.retry != nil || m.cancel != nil || m.pending > 0 || len(m.busy) > 0
+	return status, !waits && (status.State == spec.StateDown || status.State == spec.StateFailed), e.changed
 }

@@ -1,9 +1,9 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
-	"os"
-	"strings"
+	"slices"
 	"syscall"
 	"testing"
 	"time"

@@ -106,8 +106,13 @@ func (s *Server) getVersion(w http.ResponseWriter, _ *http.Request) {
 	s.reply(w, api.VersionReply{API: api.Version, Version: s.version, PID: os.Getpid()})
 }
 
-func (s *Server) getVMs(w http.ResponseWriter, _ *http.Request) {
-	s.reply(w, api.VMsReply{VMs: s.engine.List()})
+func (s *Server) getVMs(w http.ResponseWriter, r *http.Request) {
+	caller, err := callerOf(r.Context())
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	s.reply(w, api.VMsReply{VMs: s.engine.List(caller)})
 }
 
 func (s *Server) postUp(w http.ResponseWriter, r *http.Request) {

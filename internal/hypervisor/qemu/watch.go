@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -74,9 +75,17 @@ func (v *VM) Cause() error {
 		return errors.New("the VMM ended while no daemon saw how")
 	case reason == "guest-reset", reason == "guest-panic":
 		return errors.New("the guest reset its machine: its kernel panicked, or it was told to reboot")
-	default:
+	case slices.Contains(hostCauses(), reason):
 		return fmt.Errorf("the VMM was ended: %s", reason)
+	default:
+		return errors.New("the VMM ended for a reason that is not known")
 	}
+}
+
+// hostCauses are the other values of ShutdownCause: a QEMU that its guest has
+// taken over may write anything.
+func hostCauses() []string {
+	return []string{"host-error", "host-qmp-quit", "host-qmp-system-reset", "host-signal", "host-ui", "subsystem-reset", "snapshot-load"}
 }
 
 // heard is what was told, once QEMU has ended.
