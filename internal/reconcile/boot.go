@@ -79,7 +79,7 @@ func (e *Engine) attend(ctx context.Context, m *machine, r *run) {
 	r.tasks.Go(func() { r.drainConsole(ctx, log) })
 	r.tasks.Go(func() { r.keepLink(ctx, log) })
 	e.tasks.Go(r.supervise)
-	e.follow(m, r)
+	e.follow(ctx, m, r)
 }
 
 // machine puts together what the driver needs.

@@ -216,14 +216,14 @@ func (r *run) release() {
 }
 
 // follow takes back what is left when the VM ends by itself.
-func (e *Engine) follow(m *machine, r *run) {
+func (e *Engine) follow(ctx context.Context, m *machine, r *run) {
 	e.tasks.Go(func() {
 		select {
 		case <-r.ended:
 		case <-e.closing:
 			return
 		}
-		ctx := context.Background()
+		ctx := context.WithoutCancel(ctx)
 		if m.acquire(ctx) != nil {
 			return
 		}
