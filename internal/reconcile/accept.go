@@ -36,6 +36,8 @@ type UpRequest struct {
 type accepted struct {
 	before, after Applied
 	names         []string
+	// downs counts those of each VM until then.
+	downs map[string]int
 }
 
 // accept checks a request and makes its host part of the applied spec. The
@@ -59,8 +61,11 @@ func (e *Engine) accept(caller Caller, request UpRequest, whole bool) (accepted,
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.applied = a.after
+	a.downs = map[string]int{}
 	for _, name := range a.names {
-		e.hold(name).pending++
+		m := e.hold(name)
+		m.pending++
+		a.downs[name] = m.downs
 	}
 	return a, nil
 }

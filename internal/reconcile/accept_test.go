@@ -30,7 +30,7 @@ func testEngine(t *testing.T) *Engine {
 	}
 	e := &Engine{
 		Options: Options{Run: run, Log: slog.New(slog.DiscardHandler)}, events: events,
-		applied: Applied{Origins: map[string]string{}}, vms: map[string]*machine{}, fates: map[string]Fate{}, claims: map[string]int{},
+		applied: Applied{Origins: map[string]string{}}, vms: map[string]*machine{}, fates: map[string]Fate{}, claims: map[string]int{}, applying: map[string]chan struct{}{},
 		closing: make(chan struct{}), changed: make(chan struct{}),
 	}
 	e.metrics = newMetrics(e)

@@ -138,6 +138,11 @@ func (e *Engine) Apply(ctx context.Context, caller Caller, request ApplyRequest,
 	if err := mayForce(caller, request.Force); err != nil {
 		return err
 	}
+	done, err := e.waitForApply(ctx, request.Origin)
+	if err != nil {
+		return err
+	}
+	defer done()
 	a, err := e.accept(caller, UpRequest{Host: request.Host, Origin: request.Origin}, true)
 	if err != nil {
 		return err
@@ -149,12 +154,48 @@ func (e *Engine) Apply(ctx context.Context, caller Caller, request ApplyRequest,
 	if err != nil {
 		return errors.Join(gone, err)
 	}
-	w := &wave{e: e, order: order{force: request.Force, changed: true}, show: show}
+	w := &wave{e: e, accepted: a, order: order{force: request.Force, changed: true}, show: show}
 	err = errors.Join(gone, w.roll(ctx, names, !sameGround(a.before.Host, a.after.Host)), e.settleHost(ctx, show))
 	if request.Purge && err == nil {
 		err = e.purge(caller, request.Origin, show)
 	}
 	return err
+}
+
+// waitForApply waits until no apply of that file is under way, and lets nobody
+// else begin with it until done is called: what is asked for during an apply
+// comes after it, for all VMs.
+func (e *Engine) waitForApply(ctx context.Context, origin string) (done func(), err error) {
+	for {
+		e.mu.Lock()
+		other, busy := e.applying[origin]
+		if !busy {
+			mine := make(chan struct{})
+			e.applying[origin] = mine
+			e.mu.Unlock()
+			return func() { e.letApply(origin, mine) }, nil
+		}
+		e.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for an apply under way: %w", context.Cause(ctx))
+		}
+	}
+}
+
+func (e *Engine) letApply(origin string, mine chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.applying, origin)
+	close(mine)
+}
+
+// stoppedSince says that a `down` came after the request: it has the last word.
+func (e *Engine) stoppedSince(name string, a accepted) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.hold(name).downs != a.downs[name]
 }
 
 // concerned names the VMs of a file that differ from it, or that somebody is

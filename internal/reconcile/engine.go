@@ -102,9 +102,12 @@ type Engine struct {
 	vms     map[string]*machine
 	fates   map[string]Fate
 	claims  map[string]int // memory of VMs that are being started, in MiB
-	tasks   sync.WaitGroup
-	closing chan struct{}
-	changed chan struct{} // closed and replaced when a VM's state changes
+	// applying holds, for each file whose apply is under way, what is closed at
+	// its end.
+	applying map[string]chan struct{}
+	tasks    sync.WaitGroup
+	closing  chan struct{}
+	changed  chan struct{} // closed and replaced when a VM's state changes
 }
 
 // machine is what the engine holds of one VM, running or not.
@@ -117,6 +120,7 @@ type machine struct {
 	record   *Record                 // nil when nothing of the VM is there
 	cancel   context.CancelCauseFunc // ends an up under way; nil when there is none
 	pending  int                     // ups that were accepted and are not over
+	downs    int                     // how often it was asked to stop
 	state    spec.State
 	failure  string    // why it failed
 	entered  time.Time // when it came into state; zero if it was always there
@@ -150,7 +154,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	}
 	e := &Engine{
 		Options: o, images: image.Store{Dir: o.Cache.Images(), Hook: o.Hook}, applied: applied, fates: fates, events: events,
-		vms: map[string]*machine{}, claims: map[string]int{}, starts: make(chan struct{}, max(1, o.Cores)), closing: make(chan struct{}),
+		vms: map[string]*machine{}, claims: map[string]int{}, applying: map[string]chan struct{}{}, starts: make(chan struct{}, max(1, o.Cores)), closing: make(chan struct{}),
 		changed: make(chan struct{}),
 	}
 	e.metrics = newMetrics(e)

@@ -22,7 +22,12 @@ func (e *Engine) Up(ctx context.Context, caller Caller, request UpRequest, show 
 	if err := mayForce(caller, request.Force); err != nil {
 		return err
 	}
+	done, err := e.waitForApply(ctx, request.Origin)
+	if err != nil {
+		return err
+	}
 	a, err := e.accept(caller, request, false)
+	done()
 	if err != nil {
 		return err
 	}
@@ -159,6 +164,9 @@ func (e *Engine) interrupt(m *machine, force bool, why error) {
 // down stops one VM. Once begun it goes on to the end, client or not: half a
 // stop serves nobody.
 func (e *Engine) down(ctx context.Context, caller Caller, m *machine, force bool, show func(Progress)) error {
+	e.mu.Lock()
+	m.downs++
+	e.mu.Unlock()
 	e.interrupt(m, force, errStopped)
 	if err := m.acquire(ctx); err != nil {
 		return err

@@ -13,9 +13,10 @@ import (
 // first, then those stop that must, then they start. In between, each may be
 // changed by others, and is what is declared in the end.
 type wave struct {
-	e     *Engine
-	order order
-	show  func(Progress)
+	e        *Engine
+	accepted accepted
+	order    order
+	show     func(Progress)
 
 	failed  failures
 	mu      sync.Mutex
@@ -113,7 +114,7 @@ func (e *Engine) clearLeftover(ctx context.Context, j *job) error {
 // realize makes a VM run that should.
 func (w *wave) realize(ctx context.Context, name string) error {
 	return w.visit(ctx, name, func(ctx context.Context, j *job) error {
-		if !w.e.applyRuns(j.vm) {
+		if !w.e.applyRuns(j.vm) || w.e.stoppedSince(name, w.accepted) {
 			return nil
 		}
 		return j.bring(ctx, w.order)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"testing"
 
 	"bield/internal/reconcile"
 	"bield/internal/spec"
@@ -32,6 +33,9 @@ func variantOf(vm spec.VM) variant {
 }
 
 func (v variant) autostart() bool { return v&1 == 1 }
+
+// running is what of it a VM keeps until it is started again: the memory.
+func (v variant) running() variant { return v &^ 1 }
 
 func number(name string) int { return slices.Index(vmNames(), name) }
 
@@ -82,7 +86,7 @@ func modelOf(h *host.Host) (model, error) {
 	for i, name := range vmNames() {
 		var r reconcile.Record
 		if state.Read(h.Run.Record(name), &r) == nil {
-			m.runs[i] = variantOf(r.VM)
+			m.runs[i] = variantOf(r.VM).running()
 		}
 		m.wanted[i] = fates[name].Run
 	}
@@ -109,10 +113,12 @@ func stands(h *host.Host) error {
 // then is the model after a request that did all it should.
 func (m model) then(r *request) model {
 	switch i := number(r.vm); r.what {
+	case "declare":
+		m.declared = variants(r.host.VMs)
 	case "start":
 		if m.declared[i] != 0 {
 			if m.wanted[i] = true; m.runs[i] == 0 {
-				m.runs[i] = m.declared[i]
+				m.runs[i] = m.declared[i].running()
 			}
 		}
 	case "down":
@@ -122,19 +128,60 @@ func (m model) then(r *request) model {
 		for i, v := range m.declared {
 			m.wanted[i] = v != 0 && (v.autostart() || m.wanted[i])
 			if m.runs[i] = 0; m.wanted[i] {
-				m.runs[i] = v
+				m.runs[i] = v.running()
 			}
 		}
 	}
 	return m
 }
 
-// reachable says whether the requests, in some order that has none before one
-// that had ended when it began, lead from one model to the other. One that failed
-// may have done nothing.
-func reachable(from, to model, requests []*request) bool {
-	s := search{requests: requests, to: to, seen: map[place]bool{}}
-	return s.from(from, 0)
+// explained holds each VM to be what some order of the requests makes of it, none
+// before one that had ended when it began. One that failed may have done nothing.
+// Requests work on their VMs at once, so the order may be another for each.
+func explained(from, to model, requests []*request) error {
+	for i, name := range vmNames() {
+		s := search{requests: parts(requests, name), to: to.only(i), seen: map[place]bool{}}
+		if !s.from(from.only(i), 0) {
+			return fmt.Errorf("no order of the requests makes %s what it is", name)
+		}
+	}
+	return nil
+}
+
+// only is the model as far as one VM goes.
+func (m model) only(i int) model {
+	var one model
+	one.declared[i], one.runs[i], one.wanted[i] = m.declared[i], m.runs[i], m.wanted[i]
+	return one
+}
+
+// parts are what concerns one VM, an up as its two parts.
+func parts(requests []*request, vm string) []*request {
+	var all []*request
+	for _, r := range requests {
+		part := *r
+		for j := range r.host.VMs {
+			if r.host.VMs[j].Name == vm {
+				part.host.VMs = r.host.VMs[j : j+1]
+			}
+		}
+		if _, there := r.host.VM(vm); !there {
+			part.host.VMs = nil
+		}
+		switch {
+		case r.what == "up":
+			part.what = "declare"
+			all = append(all, &part)
+			if r.vm == vm {
+				start := part
+				start.what, start.after = "start", &part
+				all = append(all, &start)
+			}
+		case r.what == "apply", r.vm == vm:
+			all = append(all, &part)
+		}
+	}
+	return all
 }
 
 type search struct {
@@ -174,9 +221,34 @@ func (s search) from(m model, done uint64) bool {
 // mayCome says that no request is left that had ended when this one began.
 func (s search) mayCome(r *request, done uint64) bool {
 	for i, other := range s.requests {
-		if done&(1<<i) == 0 && other.ended < r.began {
+		if done&(1<<i) == 0 && (other.ended < r.began || other == r.after) {
 			return false
 		}
 	}
 	return true
+}
+
+// TestExplainedCanFail: what nobody asked for has no explanation.
+func TestExplainedCanFail(t *testing.T) {
+	var down, up model
+	down.declared[0] = variantOf(spec.VM{MemoryMiB: 256})
+	up = down
+	up.runs[0], up.wanted[0] = down.declared[0].running(), true
+	start := &request{what: "start", vm: "a", began: 2, ended: 3}
+	stop := &request{what: "down", vm: "a", began: 0, ended: 1}
+	for _, c := range []struct {
+		requests []*request
+		to       model
+		fails    bool
+	}{
+		{nil, up, true},
+		{[]*request{start}, up, false},
+		{[]*request{start}, down, true},
+		{[]*request{stop, start}, down, true}, // the down had ended before
+		{[]*request{stop, start}, up, false},
+	} {
+		if err := explained(down, c.to, c.requests); (err != nil) != c.fails {
+			t.Errorf("%d requests: %v", len(c.requests), err)
+		}
+	}
 }
