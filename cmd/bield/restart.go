@@ -37,7 +37,7 @@ func runRestart(ctx context.Context, a *app, names []string, all, force bool) er
 			return err
 		}
 		for _, vm := range reply.VMs {
-			if vm.State != "down" {
+			if vm.State == "running" || vm.State == "starting" || vm.State == "restarting" {
 				names = append(names, vm.Name)
 			}
 		}

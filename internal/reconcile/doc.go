@@ -7,7 +7,14 @@
 //
 //	engine.go   the Engine: its VMs and locks, List
 //	accept.go   who may ask for what; the one applied spec
-//	up.go       Up and Down, several VMs at a time
+//	apply.go    Plan and Apply: a host by its file; purge
+//	wave.go     several VMs changed so that none is in another's way
+//	up.go       Up, Start and Down, several VMs at a time
+//	change.go   one VM brought to what it should be, and taken back
+//	admission.go  has the host enough for a VM
+//	again.go    a VM that has ended by itself is started again
+//	fate.go     what is to become of VMs, for a daemon to come
+//	adopt.go    what an earlier daemon left: taken over, or taken away
 //	job.go      one VM's steps, carried out in order
 //	host.go     steps of the host: bridge, forwarding, firewall
 //	parts.go    steps of a VM: image, keys, tap, shares
