@@ -61,7 +61,7 @@ func scenarios() []scenario {
 		{name: "down of two", prepare: upOf("one", "two"), act: downOf("one", "two")},
 		{name: "image", ownCache: true, act: build, redo: build, builds: true},
 		{name: "apply", file: before, prepare: apply, act: applyAfter, redo: applyAfter},
-		{name: "restart", prepare: upOf("one", "two"), act: restartOf("one", "two")},
+		{name: "restart", prepare: upOf("one"), act: restartOf("one")},
 		{name: "start after a crash", prepare: wreck},
 	}
 }

@@ -113,9 +113,11 @@ func (h *Host) StartDaemon(extra map[string]string, args ...string) error {
 	return err
 }
 
-// WaitFor polls for what has no event a test could wait on.
+// WaitFor polls for what has no event a test could wait on, more and more rarely.
 func WaitFor(limit time.Duration, done func() bool) bool {
-	for end := time.Now().Add(limit); ; time.Sleep(5 * time.Millisecond) {
+	pause := time.Millisecond
+	for end := time.Now().Add(limit); ; time.Sleep(pause) {
+		pause = min(2*pause, 50*time.Millisecond)
 		if done() {
 			return true
 		}
