@@ -22,7 +22,9 @@ formatted() {
 
 group "formatting" formatted
 group "vet" go vet ./...
-group "rooms and CLI scripts" bash -c 'go test $(go list ./... | grep -v /test/e2e)'
+group "rooms and CLI scripts" bash -c 'go test $(go list ./... | grep -v -e /test/e2e -e /test/faults)'
+# What they tried stands in what they print.
+group "daemons that are killed" bash -o pipefail -c 'go test -v -count=1 -timeout 30m ./test/faults | grep -v -e "^=== " -e "^ *--- PASS"'
 group "real VMs" go test -v -count=1 -timeout 40m ./test/e2e
 
 printf '\n%s' "$summary"
