@@ -18,7 +18,7 @@ import (
 // answerTime bounds the wait for the kernel's answer: a kernel without nftables
 // acknowledges only the first message of a batch, and the library would wait
 // for the others.
-const answerTime = 10 * time.Second
+const answerTime = 30 * time.Second
 
 // batchBytes is room for a transaction, which is sent as one message, and for
 // its answers: some 20,000 VMs.
@@ -225,6 +225,9 @@ func explain(err error) error {
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("%w: this needs root, or CAP_NET_ADMIN in this network namespace", err)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		// The library says so for every message of the transaction.
+		return fmt.Errorf("the kernel does not answer about nftables within %s: %w", answerTime, os.ErrDeadlineExceeded)
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPROTONOSUPPORT):
 		return fmt.Errorf("%w: the running kernel has no nftables; load its modules with `modprobe nf_tables`", err)
 	}
