@@ -181,7 +181,7 @@ func (c *Client) do(ctx context.Context, method, path string, request any) (*htt
 func (c *Client) explain(err error) error {
 	switch {
 	// The socket of a daemon that is just ending is reset or closed.
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF):
 		return fmt.Errorf("%w (nothing listens on %s)", ErrNoDaemon, c.socket)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w for %s: join the group bield (`sudo usermod -aG bield $USER`, then log in again), or use sudo", ErrNoPermission, c.socket)
