@@ -167,6 +167,9 @@ func keysParse(dir string) error {
 // fullRun does so for the run directory. Most of it is the initramfs: the writes
 // before it are tried page by page, and so are those after it.
 func fullRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
 	h := machineFor(t, "", 5*time.Minute)
 	defer h.End(t)
 	d := newDisk(t, h.Run.Dir, 16384)
