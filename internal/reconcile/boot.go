@@ -46,6 +46,7 @@ func (j *job) startVMM(ctx context.Context) error {
 	vmm, err := j.e.Driver.Start(ctx, machine)
 	if err != nil {
 		console.Close()
+		r.awaitDeadShare() // a VMM that can't connect may tell of it first
 		return errors.Join(r.deadShares(), err)
 	}
 	j.e.mu.Lock()

@@ -106,6 +106,18 @@ func (r *run) awaitConsole() {
 	}
 }
 
+// awaitDeadShare gives a virtiofsd whose end has been felt the time to be seen to
+// have ended.
+func (r *run) awaitDeadShare() {
+	timer := time.NewTimer(vmmGrace)
+	defer timer.Stop()
+	cases := []reflect.SelectCase{{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(timer.C)}}
+	for _, p := range r.allShares() {
+		cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(p.Done())})
+	}
+	_, _, _ = reflect.Select(cases)
+}
+
 // deadShares says which virtiofsd has ended: it, and not the VMM that cannot
 // connect, is then what failed.
 func (r *run) deadShares() error {
