@@ -38,19 +38,11 @@ run are started. VMs of other files, and those without a change, are not touched
 }
 
 func runApply(ctx context.Context, a *app, o applyOptions) error {
-	request, err := a.applyRequest(ctx)
-	if err != nil {
-		return err
-	}
-	d, err := a.daemon(ctx)
+	d, request, reply, err := a.planFile(ctx)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	reply, err := d.Plan(ctx, request)
-	if err != nil {
-		return err
-	}
 	if request.Purge, err = a.mayPurge(reply, o); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"bield/internal/api"
+	"bield/internal/api/client"
 )
 
 func newPlanCommand(a *app) *cobra.Command {
@@ -28,19 +29,11 @@ is nothing to do and 2 when there is.`,
 }
 
 func runPlan(ctx context.Context, a *app, asJSON bool) error {
-	request, err := a.applyRequest(ctx)
+	d, _, reply, err := a.planFile(ctx)
 	if err != nil {
 		return err
 	}
-	d, err := a.daemon(ctx)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	reply, err := d.Plan(ctx, request)
-	if err != nil {
-		return err
-	}
+	d.Close()
 	if asJSON {
 		err = printJSON(a.out, reply)
 	} else {
@@ -50,6 +43,24 @@ func runPlan(ctx context.Context, a *app, asJSON bool) error {
 		err = &exitError{exitChanges, errors.New("")}
 	}
 	return err
+}
+
+// planFile reads the file and asks what it would change. The client is the
+// caller's to close.
+func (a *app) planFile(ctx context.Context) (*client.Client, api.ApplyRequest, api.PlanReply, error) {
+	request, err := a.applyRequest(ctx)
+	if err != nil {
+		return nil, request, api.PlanReply{}, err
+	}
+	d, err := a.daemon(ctx)
+	if err != nil {
+		return nil, request, api.PlanReply{}, err
+	}
+	reply, err := d.Plan(ctx, request)
+	if err != nil {
+		d.Close()
+	}
+	return d, request, reply, err
 }
 
 // applyRequest reads the file.

@@ -21,7 +21,7 @@ const minStateBytes = 4 << 20
 
 // claim waits for a core to start on and takes the VM's memory from what others
 // may have, until it runs: from then on what it really holds counts. With force
-// it only waits.
+// nothing but its address is asked for.
 func (j *job) claim(ctx context.Context, force bool) (release func(), err error) {
 	e := j.e
 	if !force {
@@ -34,10 +34,11 @@ func (j *job) claim(ctx context.Context, force bool) (release func(), err error)
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+	holds := e.held()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err = j.addressIsFree(); err == nil && !force {
-		err = j.memoryFits()
+		err = j.memoryFits(holds)
 	}
 	if err != nil {
 		<-e.starts
@@ -60,10 +61,11 @@ func (j *job) keepMemory(force bool) error {
 			return err
 		}
 	}
+	holds := j.e.held()
 	j.e.mu.Lock()
 	defer j.e.mu.Unlock()
 	if !force {
-		if err := j.memoryFits(); err != nil {
+		if err := j.memoryFits(holds); err != nil {
 			return err
 		}
 	}
@@ -96,12 +98,12 @@ func (j *job) addressIsFree() error {
 }
 
 // memoryFits needs e.mu.
-func (j *job) memoryFits() error {
+func (j *job) memoryFits(holds map[string]held) error {
 	have, err := readMemory()
 	if err != nil {
 		return err
 	}
-	u := j.memoryUse()
+	u := j.memoryUse(holds)
 	if ratio := j.host.MemoryOvercommit; ratio > 0 {
 		return u.withinCeilings(j.vm, j.host, have)
 	}
@@ -117,19 +119,20 @@ type memoryUse struct {
 }
 
 // memoryUse needs e.mu.
-func (j *job) memoryUse() memoryUse {
+func (j *job) memoryUse(holds map[string]held) memoryUse {
 	var u memoryUse
+	mebibytes := func(name string) int { return int(holds[name].vmm >> 20) }
 	for name, m := range j.e.vms {
 		if m.record == nil {
 			continue
 		}
 		if name == j.vm.Name {
-			u.own = heldBy(m.record)
+			u.own = mebibytes(name)
 			continue
 		}
 		u.ceilings += m.record.VM.MemoryMiB
 		if _, starting := j.e.claims[name]; !starting {
-			u.held += heldBy(m.record)
+			u.held += mebibytes(name)
 		}
 	}
 	for name, n := range j.e.claims {
@@ -143,7 +146,7 @@ func (j *job) memoryUse() memoryUse {
 			continue
 		}
 		// What it holds already is not available any more.
-		u.claimed += max(0, n-heldBy(m.record))
+		u.claimed += max(0, n-mebibytes(name))
 		u.ceilings += max(0, n-m.record.VM.MemoryMiB)
 	}
 	return u
@@ -198,27 +201,6 @@ func readMemory() (memory, error) {
 		}
 	}
 	return m, lines.Err()
-}
-
-// heldBy is the resident memory of a VM's VMM, the guest's included, in MiB:
-// the second number of /proc/PID/statm (proc_pid_statm(5)).
-func heldBy(r *Record) int {
-	if r.VMM == nil {
-		return 0
-	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", r.VMM.PID))
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(data))
-	if len(fields) < 2 {
-		return 0
-	}
-	pages, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return 0
-	}
-	return pages * os.Getpagesize() >> 20
 }
 
 // stateHasRoom refuses a state folder that a start would fill.

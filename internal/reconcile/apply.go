@@ -173,7 +173,12 @@ func (e *Engine) waitForApply(ctx context.Context, origin string) (done func(), 
 			mine := make(chan struct{})
 			e.applying[origin] = mine
 			e.mu.Unlock()
-			return func() { e.letApply(origin, mine) }, nil
+			return func() {
+				e.mu.Lock()
+				defer e.mu.Unlock()
+				delete(e.applying, origin)
+				close(mine)
+			}, nil
 		}
 		e.mu.Unlock()
 		select {
@@ -182,13 +187,6 @@ func (e *Engine) waitForApply(ctx context.Context, origin string) (done func(), 
 			return nil, fmt.Errorf("wait for an apply under way: %w", context.Cause(ctx))
 		}
 	}
-}
-
-func (e *Engine) letApply(origin string, mine chan struct{}) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.applying, origin)
-	close(mine)
 }
 
 // stoppedSince says that a `down` came after the request: it has the last word.
