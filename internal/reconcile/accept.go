@@ -1,12 +1,14 @@
 package reconcile
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"unicode"
@@ -36,38 +38,88 @@ type UpRequest struct {
 type accepted struct {
 	before, after Applied
 	names         []string
+	// turns are those of an up, at each of its VMs.
+	turns []*turn
 	// downs counts those of each VM until then.
 	downs map[string]int
 }
 
 // accept checks a request and makes its host part of the applied spec. The
-// VMs of other files stay as they are. Until settle is called, the VMs asked
-// for count as used. whole says that VMs may be stopped for the host's own
-// settings.
-func (e *Engine) accept(caller Caller, request UpRequest, whole bool) (accepted, error) {
+// VMs of other files stay as they are. whole says that it is an apply's: VMs may
+// be stopped for the host's own settings, and those asked for count as used until
+// settle is called. An up takes its turns.
+//
+// What is just being started is declared otherwise only after that: each request
+// is then one thing to all others.
+func (e *Engine) accept(ctx context.Context, caller Caller, request UpRequest, whole bool) (accepted, error) {
+	for {
+		a, wait, err := e.acceptNow(caller, request, whole)
+		if wait == nil {
+			return a, err
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return a, fmt.Errorf("wait for VMs that are being started and have changed: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// acceptNow is accept; it returns what to wait for before the next try, or nil.
+func (e *Engine) acceptNow(caller Caller, request UpRequest, whole bool) (a accepted, wait <-chan struct{}, err error) {
 	e.acceptMu.Lock()
 	defer e.acceptMu.Unlock()
-	a, err := e.weigh(caller, request, whole)
+	a, err = e.weigh(caller, request, whole)
 	if err != nil {
-		return a, err
+		return a, nil, err
 	}
+	if wait := e.startsInTheWay(a); wait != nil {
+		return a, wait, nil
+	}
+	err = e.take(caller, request, &a, whole)
+	return a, nil, err
+}
+
+// take makes what was weighed the applied spec. Needs acceptMu.
+func (e *Engine) take(caller Caller, request UpRequest, a *accepted, whole bool) error {
 	e.at("before accept")
 	if err := saveApplied(e.Run, a.after); err != nil {
-		return a, err
+		return err
 	}
 	e.at("after accept")
 	defer e.noteApply(caller, request) // once it can be seen
-	defer e.letGo(a)
+	defer e.letGo(*a)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.applied = a.after
+	if !whole {
+		a.turns = e.queueAll(a.names, true)
+		return nil
+	}
 	a.downs = map[string]int{}
 	for _, name := range a.names {
 		m := e.hold(name)
 		m.pending++
 		a.downs[name] = m.downs
 	}
-	return a, nil
+	return nil
+}
+
+// startsInTheWay says that VMs are just being started by a declaration that the
+// request changes, and returns what is closed when that may have ended. Needs
+// acceptMu, without which no turn for a start is taken.
+func (e *Engine) startsInTheWay(a accepted) <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	moves := !sameGround(a.before.Host, a.after.Host)
+	for name, m := range e.vms {
+		before, was := a.before.Host.VM(name)
+		after, stays := a.after.Host.VM(name)
+		if m.starting() && was && stays && (moves || !reflect.DeepEqual(before, after)) {
+			return e.changed
+		}
+	}
+	return nil
 }
 
 // letGo forgets what was to become of VMs that are no longer declared and of
@@ -79,11 +131,14 @@ func (e *Engine) letGo(a accepted) {
 		}
 		m := e.machine(name)
 		e.mu.Lock()
-		there := m.record != nil || len(m.busy) > 0
+		there := m.record != nil || len(m.queue) > 0
 		e.mu.Unlock()
 		if !there {
 			e.dropRetry(m)
 			e.dropFate(name)
+			e.mu.Lock()
+			e.forgetMachine(m)
+			e.mu.Unlock()
 		}
 	}
 }
@@ -105,12 +160,14 @@ func (e *Engine) weigh(caller Caller, request UpRequest, whole bool) (a accepted
 	return a, err
 }
 
-// settle says that accepted VMs are no longer about to be used.
+// settle says that an apply is over.
 func (e *Engine) settle(names []string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, name := range names {
-		e.hold(name).pending--
+		m := e.hold(name)
+		m.pending--
+		e.forgetMachine(m)
 	}
 	e.stir()
 }
@@ -128,7 +185,7 @@ func (e *Engine) snapshot() (Applied, []tenant) {
 	defer e.mu.Unlock()
 	var used []tenant
 	for _, name := range slices.Sorted(maps.Keys(e.vms)) {
-		if m := e.vms[name]; m.record != nil || m.pending > 0 || m.cancel != nil {
+		if m := e.vms[name]; m.record != nil || m.pending > 0 || m.starting() {
 			t := tenant{name: name, origin: e.originOf(m)}
 			if m.record != nil {
 				t.vm = &m.record.VM

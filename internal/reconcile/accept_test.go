@@ -62,7 +62,7 @@ func TestAcceptKeepsTheVMsOfOtherFiles(t *testing.T) {
 		{Host: testHost(dir, "c"), Origin: "/etc/group"},
 		{Host: testHost(dir, "b"), Origin: "/etc/passwd"},
 	} {
-		if _, err := e.accept(Caller{}, r, false); err != nil {
+		if _, err := e.accept(t.Context(), Caller{}, r, false); err != nil {
 			t.Fatal(err)
 		}
 		settleAll(e)
@@ -79,7 +79,7 @@ func TestAcceptKeepsTheVMsOfOtherFiles(t *testing.T) {
 func TestAMovedFileTakesItsVMsAlong(t *testing.T) {
 	e, dir := testEngine(t), t.TempDir()
 	for _, origin := range []string{"/root/gone.yaml", "/etc/passwd"} {
-		if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: origin}, false); err != nil {
+		if _, err := e.accept(t.Context(), Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: origin}, false); err != nil {
 			t.Fatal(err)
 		}
 		settleAll(e)
@@ -87,11 +87,11 @@ func TestAMovedFileTakesItsVMsAlong(t *testing.T) {
 	if got := e.applied.Origins["a"]; got != "/etc/passwd" {
 		t.Errorf("a is of %s", got)
 	}
-	if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "b"), Origin: "/root/gone.yaml"}, false); err != nil {
+	if _, err := e.accept(t.Context(), Caller{}, UpRequest{Host: testHost(dir, "b"), Origin: "/root/gone.yaml"}, false); err != nil {
 		t.Fatal(err)
 	}
 	settleAll(e)
-	if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "c"), Origin: "/etc/group"}, false); err != nil {
+	if _, err := e.accept(t.Context(), Caller{}, UpRequest{Host: testHost(dir, "c"), Origin: "/etc/group"}, false); err != nil {
 		t.Fatal(err)
 	}
 	if got := e.applied.Host.Names(); !slices.Equal(got, []string{"a", "c"}) {
@@ -101,7 +101,7 @@ func TestAMovedFileTakesItsVMsAlong(t *testing.T) {
 
 func TestOnlyItsUserAndRootUseAVM(t *testing.T) {
 	e, dir := testEngine(t), t.TempDir()
-	if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}, false); err != nil {
+	if _, err := e.accept(t.Context(), Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}, false); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -126,7 +126,7 @@ func TestOnlyItsUserAndRootUseAVM(t *testing.T) {
 // settleAll says that the ups of a test are over.
 func settleAll(e *Engine) {
 	for _, m := range e.vms {
-		m.pending = 0
+		m.queue = nil
 	}
 }
 
@@ -164,7 +164,7 @@ func TestAcceptRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e := testEngine(t)
 			// A file that exists keeps its VMs.
-			if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}, false); err != nil {
+			if _, err := e.accept(t.Context(), Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}, false); err != nil {
 				t.Fatal(err)
 			}
 			settleAll(e)
@@ -173,7 +173,7 @@ func TestAcceptRefuses(t *testing.T) {
 			}
 			r := UpRequest{Host: testHost(dir, "a"), Origin: "/etc/passwd"}
 			c.change(&r)
-			_, err := e.accept(c.caller, r, false)
+			_, err := e.accept(t.Context(), c.caller, r, false)
 			if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v", err)
 			}
@@ -186,18 +186,18 @@ func TestAcceptRefuses(t *testing.T) {
 
 func TestHostSettingsStayWhileVMsRun(t *testing.T) {
 	e, dir := testEngine(t), t.TempDir()
-	if _, err := e.accept(Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/first.yaml"}, false); err != nil {
+	if _, err := e.accept(t.Context(), Caller{}, UpRequest{Host: testHost(dir, "a"), Origin: "/etc/first.yaml"}, false); err != nil {
 		t.Fatal(err)
 	}
 	e.machine("a").record = &Record{VM: e.applied.Host.VMs[0]}
 	changed := testHost(dir, "a")
 	changed.Bridge = "br1"
-	_, err := e.accept(Caller{}, UpRequest{Host: changed, Origin: "/etc/first.yaml"}, false)
+	_, err := e.accept(t.Context(), Caller{}, UpRequest{Host: changed, Origin: "/etc/first.yaml"}, false)
 	if !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "bield down a") {
 		t.Errorf("got %v", err)
 	}
 	gone := testHost(dir, "b")
-	if _, err := e.accept(Caller{}, UpRequest{Host: gone, Origin: "/etc/first.yaml"}, false); err != nil {
+	if _, err := e.accept(t.Context(), Caller{}, UpRequest{Host: gone, Origin: "/etc/first.yaml"}, false); err != nil {
 		t.Error(err)
 	}
 	if got := e.List(Caller{}); len(got) != 2 || got[0].Name != "a" {

@@ -22,16 +22,17 @@ type Access struct {
 // Access lets a caller into a running guest: bield makes a key for them, if
 // they have none, and the guest is told of it, if it does not know it.
 func (e *Engine) Access(ctx context.Context, caller Caller, name string) (Access, error) {
-	m, err := e.user(caller, name)
+	if _, err := e.user(caller, name); err != nil {
+		return Access{}, err
+	}
+	t, err := e.acquire(ctx, name)
 	if err != nil {
 		return Access{}, err
 	}
-	if err := m.acquire(ctx); err != nil {
-		return Access{}, err
-	}
-	defer e.release(m)
+	defer e.leave(t)
 	// It may have become another's while this waited.
-	if _, err := e.user(caller, name); err != nil {
+	m, err := e.user(caller, name)
+	if err != nil {
 		return Access{}, err
 	}
 	e.mu.Lock()

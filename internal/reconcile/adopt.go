@@ -38,13 +38,13 @@ func (e *Engine) adopt(ctx context.Context) error {
 // adoptOne goes on where the earlier daemon stopped: with a VM that runs, or
 // with taking away one that was to go.
 func (e *Engine) adoptOne(ctx context.Context, m *machine) {
-	if !m.acquireNow() {
+	t, err := e.acquire(ctx, m.name)
+	if err != nil {
 		return
 	}
-	defer e.release(m)
+	defer e.leave(t)
 	record := m.record
 	f, _ := e.fate(m.name)
-	var err error
 	switch {
 	case record.Stopping:
 		err = errors.New("it was being stopped")

@@ -38,7 +38,7 @@ func (e *Engine) startsAgain(name string, failed bool) bool {
 }
 
 // restartLater starts a VM after a pause that grows. ran is how long it was
-// usable. Needs m.busy.
+// usable. Needs the VM's turn.
 func (e *Engine) restartLater(ctx context.Context, m *machine, why string, ran time.Duration) {
 	if ran >= maxRestartDelay {
 		e.setFate(m.name, func(f *Fate) { f.Restarts = 0 })
@@ -72,7 +72,7 @@ func restartDelay(first time.Duration, tries int) time.Duration {
 	return first << tries
 }
 
-// dropRetry ends the waiting for another start. Needs m.busy.
+// dropRetry ends the waiting for another start. Needs the VM's turn.
 func (e *Engine) dropRetry(m *machine) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -85,7 +85,12 @@ func (e *Engine) dropRetry(m *machine) {
 // restart is what a retry comes to.
 func (e *Engine) restart(ctx context.Context, m *machine, r *retry) {
 	e.goOn(ctx, func(ctx context.Context) {
-		err := e.withVM(ctx, m.name, e.logProgress, func(ctx context.Context, j *job) error {
+		e.acceptMu.Lock() // see startsInTheWay
+		e.mu.Lock()
+		t := e.queueUp(m.name, true)
+		e.mu.Unlock()
+		e.acceptMu.Unlock()
+		err := e.withVM(ctx, t, e.logProgress, func(ctx context.Context, j *job) error {
 			if !e.isDue(m, r) {
 				return nil // a down or another start came first
 			}

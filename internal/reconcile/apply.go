@@ -90,7 +90,7 @@ func (e *Engine) underWay(name string, own int) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	m := e.vms[name]
-	return m != nil && (m.cancel != nil || len(m.busy) > 0 || m.retry != nil || m.pending > own)
+	return m != nil && (len(m.queue) > 0 || m.retry != nil || m.pending > own)
 }
 
 // observe says what there is of a file's VMs.
@@ -143,7 +143,7 @@ func (e *Engine) Apply(ctx context.Context, caller Caller, request ApplyRequest,
 		return err
 	}
 	defer done()
-	a, err := e.accept(caller, UpRequest{Host: request.Host, Origin: request.Origin}, true)
+	a, err := e.accept(ctx, caller, UpRequest{Host: request.Host, Origin: request.Origin}, true)
 	if err != nil {
 		return err
 	}
@@ -250,12 +250,15 @@ func (e *Engine) gone(caller Caller, a accepted, origin string) []string {
 
 // remove takes away a VM that is no longer declared.
 func (e *Engine) remove(ctx context.Context, name string, show func(Progress)) error {
-	m := e.machine(name)
-	e.interrupt(m, false, errDropped)
-	if err := m.acquire(ctx); err != nil {
+	e.mu.Lock()
+	e.hold(name).stopStarts(errDropped)
+	t := e.queueUp(name, false)
+	e.mu.Unlock()
+	if err := e.await(ctx, t); err != nil {
 		return err
 	}
-	defer e.release(m)
+	defer e.leave(t)
+	m := t.m
 	if e.isDeclared(name) {
 		return nil // by a later request
 	}

@@ -24,39 +24,21 @@ type order struct {
 	again bool
 }
 
-// errRedeclared says that a VM's declaration has changed since it was looked at.
-var errRedeclared = errors.New("its declaration changes again and again")
-
-// maxRedeclared is how often a start begins anew for that.
-const maxRedeclared = 10
-
 // withVM holds a VM until work has ended, as it is declared now. A `down`, and
 // the end of the caller's ctx, end that of work.
-func (e *Engine) withVM(ctx context.Context, name string, show func(Progress), work func(context.Context, *job) error) error {
-	m := e.machine(name)
-	if err := m.acquire(ctx); err != nil {
+func (e *Engine) withVM(ctx context.Context, t *turn, show func(Progress), work func(context.Context, *job) error) error {
+	if err := e.await(ctx, t); err != nil {
 		return err
 	}
-	defer e.release(m)
-	var err error
-	for range maxRedeclared {
-		if err = e.workOn(ctx, m, show, work); !errors.Is(err, errRedeclared) {
-			break
-		}
-	}
-	return err
-}
-
-// workOn needs m.busy.
-func (e *Engine) workOn(ctx context.Context, m *machine, show func(Progress), work func(context.Context, *job) error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
+	defer e.leave(t)
+	m := t.m
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	detach := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 	defer detach()
-	e.setCancel(m, cancel)
+	if err := e.beginWork(t, cancel); err != nil {
+		return fmt.Errorf("%s: %w", m.name, err)
+	}
 	defer e.setCancel(m, nil)
 	j, err := e.declaredJob(m, show)
 	if err != nil {
@@ -71,6 +53,17 @@ func (e *Engine) workOn(ctx context.Context, m *machine, show func(Progress), wo
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.name, err)
 	}
+	return nil
+}
+
+// beginWork notes how a down can end what a turn is for, unless one already has.
+func (e *Engine) beginWork(t *turn, cancel context.CancelCauseFunc) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if t.starts && t.stopped != nil {
+		return t.stopped
+	}
+	t.m.cancel = cancel
 	return nil
 }
 
@@ -90,10 +83,10 @@ func (e *Engine) declaredJob(m *machine, show func(Progress)) (*job, error) {
 }
 
 // bring makes a VM run, as it is declared now, or leaves it running.
-func (e *Engine) bring(ctx context.Context, caller Caller, name string, o order, show func(Progress)) error {
-	return e.withVM(ctx, name, show, func(ctx context.Context, j *job) error {
+func (e *Engine) bring(ctx context.Context, caller Caller, t *turn, o order, show func(Progress)) error {
+	return e.withVM(ctx, t, show, func(ctx context.Context, j *job) error {
 		// It may have become another's while this waited.
-		if _, err := e.user(caller, name); err != nil {
+		if _, err := e.user(caller, t.m.name); err != nil {
 			return err
 		}
 		return j.bring(ctx, o)
@@ -178,7 +171,7 @@ func (j *job) startAnew(ctx context.Context, c plan.Change, o order) error {
 func (j *job) notStarted(ctx context.Context, o order, err error) error {
 	err = j.undo(ctx, err)
 	f, _ := j.e.fate(j.vm.Name)
-	if errors.Is(err, errRedeclared) || errors.Is(err, errClosing) || o.again || !f.Run {
+	if errors.Is(err, errClosing) || o.again || !f.Run {
 		return err
 	}
 	if j.e.startsAgain(j.vm.Name, true) {
@@ -299,7 +292,7 @@ func (j *job) undo(ctx context.Context, err error) error {
 	return fmt.Errorf("%w\nand what was made could not all be taken back (`bield down %s` tries again): %w", err, j.vm.Name, undoErr)
 }
 
-// removeVM removes all that is left of one VM. It needs m.busy.
+// removeVM removes all that is left of one VM. It needs the VM's turn.
 func (e *Engine) removeVM(ctx context.Context, m *machine, show func(Progress)) error {
 	e.mu.Lock()
 	record := m.record
@@ -330,7 +323,7 @@ func (e *Engine) removeVM(ctx context.Context, m *machine, show func(Progress)) 
 }
 
 // takeBack removes all that is left of one VM, and of the host when it was the
-// last. It needs m.busy.
+// last. It needs the VM's turn.
 func (e *Engine) takeBack(ctx context.Context, m *machine, show func(Progress)) error {
 	err := e.removeVM(ctx, m, show)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)

@@ -113,13 +113,12 @@ type Engine struct {
 // machine is what the engine holds of one VM, running or not.
 type machine struct {
 	name string
-	// busy is held by whoever changes the VM.
-	busy chan struct{}
 
 	// Guarded by Engine.mu.
+	queue    []*turn                 // of those who change the VM: the first does
 	record   *Record                 // nil when nothing of the VM is there
 	cancel   context.CancelCauseFunc // ends an up under way; nil when there is none
-	pending  int                     // ups that were accepted and are not over
+	pending  int                     // applies that were accepted and are not over
 	downs    int                     // how often it was asked to stop
 	state    spec.State
 	failure  string    // why it failed
@@ -190,7 +189,7 @@ func (e *Engine) Idle() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, m := range e.vms {
-		if m.record != nil || m.retry != nil || len(m.busy) > 0 {
+		if m.record != nil || m.retry != nil || len(m.queue) > 0 {
 			return false
 		}
 	}
@@ -208,38 +207,10 @@ func (e *Engine) machine(name string) *machine {
 func (e *Engine) hold(name string) *machine {
 	m, ok := e.vms[name]
 	if !ok {
-		m = &machine{name: name, busy: make(chan struct{}, 1), state: spec.StateDown}
+		m = &machine{name: name, state: spec.StateDown}
 		e.vms[name] = m
 	}
 	return m
-}
-
-// acquire waits until nobody else changes the VM.
-func (m *machine) acquire(ctx context.Context) error {
-	select {
-	case m.busy <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for %s, which is being changed: %w", m.name, context.Cause(ctx))
-	}
-}
-
-// acquireNow is acquire where nobody else can hold the VM yet.
-func (m *machine) acquireNow() bool {
-	select {
-	case m.busy <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-// release lets others change the VM, and tells those who wait for that.
-func (e *Engine) release(m *machine) {
-	<-m.busy
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.stir()
 }
 
 // stir tells those who wait for a change. Needs e.mu.
@@ -252,6 +223,11 @@ func (e *Engine) stir() {
 func (e *Engine) user(caller Caller, name string) (*machine, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return e.allowed(caller, name)
+}
+
+// allowed is user. Needs e.mu.
+func (e *Engine) allowed(caller Caller, name string) (*machine, error) {
 	vm, declared := e.applied.Host.VM(name)
 	m := e.vms[name]
 	if m != nil && m.record != nil {

@@ -16,7 +16,7 @@ import (
 )
 
 // job carries out the steps of one VM, in order, for one call. It lives as
-// long as the call and needs machine.busy.
+// long as the call and needs the VM's turn.
 type job struct {
 	e      *Engine
 	m      *machine
@@ -208,13 +208,13 @@ func (j *job) forget() error {
 }
 
 // reserve gives a record a uid for its VMM and makes it the VM's, so that no
-// other VM gets the same. It fails with errRedeclared if that is no longer what
-// is declared.
+// other VM gets the same. It fails if the VM is no longer declared so: who changes
+// a declaration waits for starts, but who drops it does not.
 func (e *Engine) reserve(m *machine, r Record) (Record, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if vm, declared := e.applied.Host.VM(m.name); !declared || !reflect.DeepEqual(vm, r.VM) || !sameGround(e.applied.Host, r.Host) {
-		return r, errRedeclared
+		return r, errDropped
 	}
 	r.UID, r.Origin = e.freeUID(m.name), e.applied.Origins[m.name]
 	m.record = &r

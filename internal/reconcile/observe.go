@@ -101,7 +101,7 @@ func (s sight) of(record *Record, r *run) spec.ObservedVM {
 	return have
 }
 
-// observeVM says what of one VM is there. It needs m.busy.
+// observeVM says what of one VM is there. It needs the VM's turn.
 func (e *Engine) observeVM(ctx context.Context, m *machine) (spec.ObservedVM, error) {
 	e.mu.Lock()
 	record, r := m.record, m.run

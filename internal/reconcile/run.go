@@ -236,10 +236,13 @@ func (e *Engine) follow(ctx context.Context, m *machine, r *run) {
 			return
 		}
 		ctx := context.WithoutCancel(ctx)
-		if m.acquire(ctx) != nil {
+		e.mu.Lock()
+		t := e.queueUp(m.name, false)
+		e.mu.Unlock()
+		if e.await(ctx, t) != nil {
 			return
 		}
-		defer e.release(m)
+		defer e.leave(t)
 		e.mu.Lock()
 		current := m.run == r
 		e.mu.Unlock()

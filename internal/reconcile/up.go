@@ -26,14 +26,13 @@ func (e *Engine) Up(ctx context.Context, caller Caller, request UpRequest, show 
 	if err != nil {
 		return err
 	}
-	a, err := e.accept(caller, request, false)
+	a, err := e.accept(ctx, caller, request, false)
 	done()
 	if err != nil {
 		return err
 	}
-	defer e.settle(a.names)
-	return each(a.names, func(name string) error {
-		return e.bring(ctx, caller, name, order{force: request.Force}, show)
+	return each(a.turns, func(t *turn) error {
+		return e.bring(ctx, caller, t, order{force: request.Force}, show)
 	})
 }
 
@@ -52,19 +51,37 @@ func (e *Engine) Start(ctx context.Context, caller Caller, request StartRequest,
 	if err := mayForce(caller, request.Force); err != nil {
 		return err
 	}
-	names := request.Names
+	turns, err := e.queueStarts(caller, request.Names)
+	if err != nil {
+		return err
+	}
+	return each(turns, func(t *turn) error {
+		return e.bring(ctx, caller, t, order{force: request.Force, anew: request.Restart}, show)
+	})
+}
+
+// queueStarts takes turns for starting VMs, all that the caller may use where
+// none is named.
+func (e *Engine) queueStarts(caller Caller, names []string) ([]*turn, error) {
+	e.acceptMu.Lock() // see startsInTheWay
+	defer e.acceptMu.Unlock()
 	if len(names) == 0 {
 		names = e.declared(caller)
 	}
+	return e.queueFor(caller, names, func(names []string) []*turn { return e.queueAll(names, true) })
+}
+
+// queueFor takes turns at VMs that the caller may use, or none.
+func (e *Engine) queueFor(caller Caller, names []string, queue func([]string) []*turn) ([]*turn, error) {
 	names = slices.Compact(slices.Sorted(slices.Values(names)))
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	for _, name := range names {
-		if _, err := e.user(caller, name); err != nil {
-			return err
+		if _, err := e.allowed(caller, name); err != nil {
+			return nil, err
 		}
 	}
-	return each(names, func(name string) error {
-		return e.bring(ctx, caller, name, order{force: request.Force, anew: request.Restart}, show)
-	})
+	return queue(names), nil
 }
 
 // mayForce keeps it to root to give VMs what others may need.
@@ -88,14 +105,14 @@ func (e *Engine) declared(caller Caller) []string {
 	return names
 }
 
-// each works on all names at once; errors come in order.
-func each(names []string, work func(string) error) error {
-	failures := make([]error, len(names))
-	var all sync.WaitGroup
-	for i, name := range names {
-		all.Go(func() { failures[i] = work(name) })
+// each works on all at once; errors come in order.
+func each[T any](all []T, work func(T) error) error {
+	failures := make([]error, len(all))
+	var works sync.WaitGroup
+	for i, one := range all {
+		works.Go(func() { failures[i] = work(one) })
 	}
-	all.Wait()
+	works.Wait()
 	return errors.Join(failures...)
 }
 
@@ -112,15 +129,30 @@ func (e *Engine) Down(ctx context.Context, caller Caller, names []string, force 
 	if len(names) == 0 {
 		names = e.usable(caller)
 	}
-	names = slices.Compact(slices.Sorted(slices.Values(names)))
-	for _, name := range names {
-		if _, err := e.user(caller, name); err != nil {
-			return err
-		}
+	turns, err := e.queueFor(caller, names, func(names []string) []*turn { return e.queueDown(names, force) })
+	if err != nil {
+		return err
 	}
-	return each(names, func(name string) error {
-		return e.down(ctx, caller, e.machine(name), force, show)
-	})
+	return each(turns, func(t *turn) error { return e.down(ctx, caller, t, force, show) })
+}
+
+// queueDown takes turns to stop VMs, and ends all starts before. Needs e.mu.
+func (e *Engine) queueDown(names []string, force bool) []*turn {
+	for _, name := range names {
+		m := e.hold(name)
+		m.downs++
+		m.stopStarts(errStopped)
+		m.hurry(force)
+	}
+	return e.queueAll(names, false)
+}
+
+// hurry, with force, does not wait for a guest that is just being asked to power
+// off. Needs Engine.mu.
+func (m *machine) hurry(force bool) {
+	if force && m.run != nil {
+		m.run.forceOff()
+	}
 }
 
 // usable names the VMs that the caller may use and of which something is there
@@ -134,7 +166,7 @@ func (e *Engine) usable(caller Caller) []string {
 		if m.record != nil {
 			vm = m.record.VM
 		}
-		waits := declared && (m.retry != nil || m.pending > 0 || m.cancel != nil)
+		waits := declared && (m.retry != nil || m.pending > 0 || m.starting())
 		if (m.record != nil || waits) && caller.mayUse(vm) {
 			names = append(names, name)
 		}
@@ -145,38 +177,24 @@ func (e *Engine) usable(caller Caller) []string {
 // Why an up under way is ended.
 var (
 	errStopped = errors.New("it was stopped by a `bield down`")
-	errDropped = errors.New("it is no longer declared: its file was applied without it")
+	errDropped = fmt.Errorf("%w: it is no longer declared", ErrConflict)
 )
-
-// interrupt makes way for a down: it ends an up, and, with force, does not wait
-// for a guest that is just being asked to power off.
-func (e *Engine) interrupt(m *machine, force bool, why error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if m.cancel != nil {
-		m.cancel(why)
-	}
-	if force && m.run != nil {
-		m.run.forceOff()
-	}
-}
 
 // down stops one VM. Once begun it goes on to the end, client or not: half a
 // stop serves nobody.
-func (e *Engine) down(ctx context.Context, caller Caller, m *machine, force bool, show func(Progress)) error {
-	e.mu.Lock()
-	m.downs++
-	e.mu.Unlock()
-	e.interrupt(m, force, errStopped)
-	if err := m.acquire(ctx); err != nil {
+func (e *Engine) down(ctx context.Context, caller Caller, t *turn, force bool, show func(Progress)) error {
+	if err := e.await(ctx, t); err != nil {
 		return err
 	}
-	defer e.release(m)
+	defer e.leave(t)
+	m := t.m
 	// It may have become another's while this waited.
 	if _, err := e.user(caller, m.name); err != nil {
 		return err
 	}
-	e.interrupt(m, force, errStopped) // the run may have begun since
+	e.mu.Lock()
+	m.hurry(force) // the run may have begun since
+	e.mu.Unlock()
 	e.setFate(m.name, func(f *Fate) { *f = Fate{} })
 	e.dropRetry(m)
 	e.mu.Lock()

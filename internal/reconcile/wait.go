@@ -53,6 +53,6 @@ func (e *Engine) standing(name string) (status spec.VMStatus, over bool, changed
 		vm = spec.VM{Name: name}
 	}
 	status = e.status(vm)
-	waits := m.retry != nil || m.cancel != nil || m.pending > 0 || len(m.busy) > 0
+	waits := m.retry != nil || m.pending > 0 || len(m.queue) > 0
 	return status, !waits && (status.State == spec.StateDown || status.State == spec.StateFailed), e.changed
 }

@@ -55,7 +55,11 @@ func (w *wave) visit(ctx context.Context, name string, work func(context.Context
 	if !w.e.isDeclared(name) {
 		return nil
 	}
-	return w.e.withVM(ctx, name, w.show, work)
+	e := w.e
+	e.mu.Lock()
+	t := e.queueUp(name, false)
+	e.mu.Unlock()
+	return e.withVM(ctx, t, w.show, work)
 }
 
 // check says whether a VM that must stop could be started again.

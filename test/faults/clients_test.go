@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,9 +22,8 @@ const (
 )
 
 // TestClients has many clients ask for contradictory things at once. What comes
-// of it is what comes of their requests in some order, one after the other. Where
-// ups are among them, with files of their own, that holds for each VM: an up is
-// then two, it declares, and it starts what is declared by then.
+// of it is what comes of their requests in some order, one after the other, each
+// with all of its VMs.
 func TestClients(t *testing.T) {
 	host.Require(t)
 	t.Parallel()
@@ -38,23 +38,18 @@ func TestClients(t *testing.T) {
 			rng := rand.New(rand.NewPCG(*seed, 1000+i))
 			h := machineFor(t, fileOf(rng), 10*time.Minute)
 			defer h.End(t)
-			kinds := []string{"start", "start", "down", "down", "apply"}
-			holds := explained
-			if i%2 == 0 {
-				kinds, holds = append(kinds, "up"), explainedEach
-			}
 			must(t, h.StartDaemon(nil))
 			must(t, apply(h))
 			now, err := modelOf(h)
 			must(t, err)
 			for wave := range waves {
-				requests := ask(h, rng, kinds)
+				requests := ask(h, rng)
 				after, err := modelOf(h)
 				if err == nil {
 					err = soon(func() error { return stands(h) })
 				}
 				if err == nil {
-					err = holds(now, after, requests)
+					err = explained(now, after, requests)
 				}
 				if err != nil {
 					t.Fatalf("-seed %d, machine %d, wave %d: %v\nbefore: %s\nafter:  %s\n%s", *seed, i, wave, err, now, after, describe(requests))
@@ -86,24 +81,27 @@ func fileOf(rng *rand.Rand) string {
 
 // request is what one client asks for, and what came of it.
 type request struct {
-	what string // "start", "down", "up", "apply"
-	vm   string
+	what string    // "start", "down", "up", "apply"
+	vms  []string  // but of an apply
 	host spec.Host // of an up or apply
 	err  error
 	// Numbers of a common clock.
 	began, ended int64
-	after        *request // must come before, or nil
 }
 
 // ask has all clients ask at once.
-func ask(h *host.Host, rng *rand.Rand, kinds []string) []*request {
+func ask(h *host.Host, rng *rand.Rand) []*request {
+	kinds := []string{"start", "start", "start", "down", "down", "down", "up", "up", "apply"}
 	var requests []*request
 	for range clients {
-		r := &request{what: kinds[rng.IntN(len(kinds))], vm: vmNames()[rng.IntN(5)]}
+		r := &request{what: kinds[rng.IntN(len(kinds))]}
 		if r.what == "up" || r.what == "apply" {
 			if r.err = h.Declare(fileOf(rng)); r.err == nil {
 				r.host, r.err = h.Spec(context.Background())
 			}
+		}
+		if r.what != "apply" {
+			r.vms = someOf(rng, r.host.Names())
 		}
 		requests = append(requests, r)
 	}
@@ -122,15 +120,33 @@ func ask(h *host.Host, rng *rand.Rand, kinds []string) []*request {
 	return requests
 }
 
+// someOf names one VM, several or all, of a file if there is one: no name that it
+// does not have.
+func someOf(rng *rand.Rand, declared []string) []string {
+	names := vmNames()
+	if len(declared) > 0 {
+		names = slices.Clone(declared)
+	}
+	rng.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	switch few := min(2, len(names)); rng.IntN(4) {
+	case 0:
+		return names[:few]
+	case 1:
+		return names
+	default:
+		return names[:1]
+	}
+}
+
 func (r *request) send(h *host.Host) error {
 	ctx := context.Background()
 	switch r.what {
 	case "start":
-		return h.Client.Start(ctx, api.StartRequest{Names: []string{r.vm}}, quiet)
+		return h.Client.Start(ctx, api.StartRequest{Names: r.vms}, quiet)
 	case "down":
-		return h.Client.Down(ctx, api.DownRequest{Names: []string{r.vm}}, quiet)
+		return h.Client.Down(ctx, api.DownRequest{Names: r.vms}, quiet)
 	case "up":
-		return h.Client.Up(ctx, api.UpRequest{Host: r.host, Origin: h.File(), Names: []string{r.vm}}, quiet)
+		return h.Client.Up(ctx, api.UpRequest{Host: r.host, Origin: h.File(), Names: r.vms}, quiet)
 	default:
 		return h.Client.Apply(ctx, api.ApplyRequest{Host: r.host, Origin: h.File()}, quiet)
 	}
@@ -139,7 +155,7 @@ func (r *request) send(h *host.Host) error {
 func describe(requests []*request) string {
 	var text strings.Builder
 	for _, r := range requests {
-		fmt.Fprintf(&text, "%4d–%4d ms %s %s %s: %v\n", r.began/1e6, r.ended/1e6, r.what, r.vm, brief(variants(r.host.VMs)), r.err)
+		fmt.Fprintf(&text, "%4d–%4d ms %s %s %s: %v\n", r.began/1e6, r.ended/1e6, r.what, strings.Join(r.vms, ","), brief(variants(r.host.VMs)), r.err)
 	}
 	return text.String()
 }
