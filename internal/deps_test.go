@@ -16,8 +16,8 @@ import (
 // allowed says who may import whom of bield's own rooms, tests left out. A new
 // edge is a decision: make it here and in docs/architecture.md.
 var allowed = map[string]string{
-	"cmd/bield":      "internal/api internal/api/client internal/config internal/hypervisor internal/notify internal/preflight internal/setup internal/spec internal/state",
-	"cmd/bieldd":     "internal/api/server internal/hypervisor internal/hypervisor/qemu internal/notify internal/process internal/reconcile internal/setup internal/spec internal/state",
+	"cmd/bield":      "internal/api internal/api/client internal/config internal/hypervisor/installed internal/notify internal/preflight internal/setup internal/spec internal/state",
+	"cmd/bieldd":     "internal/api/server internal/hypervisor/installed internal/notify internal/process internal/reconcile internal/setup internal/state",
 	"cmd/bield-init": "internal/guest internal/guestconfig internal/guestlink",
 
 	"internal/spec":        "",
@@ -33,15 +33,17 @@ var allowed = map[string]string{
 	"internal/api":    "internal/spec",
 	"internal/guest":  "internal/guestconfig internal/guestlink",
 
-	"internal/network":         "internal/spec internal/state internal/process internal/guestconfig",
-	"internal/firewall":        "internal/spec internal/state internal/process internal/guestconfig",
-	"internal/share":           "internal/spec internal/state internal/process internal/guestconfig",
-	"internal/sshaccess":       "internal/spec internal/state internal/process internal/guestconfig",
-	"internal/hypervisor":      "internal/spec internal/state internal/process internal/guestconfig",
-	"internal/hypervisor/qemu": "internal/hypervisor internal/spec internal/state internal/process internal/guestconfig",
-	"internal/image":           "internal/apt internal/spec internal/state internal/process internal/guestconfig",
-	"internal/setup":           "internal/apt internal/state",
-	"internal/preflight":       "internal/spec internal/state internal/process internal/guestconfig",
+	"internal/network":                    "internal/spec internal/state internal/process internal/guestconfig",
+	"internal/firewall":                   "internal/spec internal/state internal/process internal/guestconfig",
+	"internal/share":                      "internal/spec internal/state internal/process internal/guestconfig",
+	"internal/sshaccess":                  "internal/spec internal/state internal/process internal/guestconfig",
+	"internal/hypervisor":                 "internal/spec internal/state internal/process internal/guestconfig",
+	"internal/hypervisor/qemu":            "internal/hypervisor internal/spec internal/state internal/process internal/guestconfig",
+	"internal/hypervisor/cloudhypervisor": "internal/hypervisor internal/spec internal/state internal/process internal/guestconfig",
+	"internal/hypervisor/installed":       "internal/hypervisor internal/hypervisor/cloudhypervisor internal/hypervisor/qemu internal/spec",
+	"internal/image":                      "internal/apt internal/spec internal/state internal/process internal/guestconfig",
+	"internal/setup":                      "internal/apt internal/state",
+	"internal/preflight":                  "internal/spec internal/state internal/process internal/guestconfig",
 
 	"internal/reconcile": "internal/firewall internal/guestconfig internal/guestlink internal/hypervisor internal/image " +
 		"internal/network internal/plan internal/process internal/share internal/spec internal/sshaccess internal/state",

@@ -14,7 +14,7 @@ import (
 	"bield/internal/api"
 	"bield/internal/api/client"
 	"bield/internal/config"
-	"bield/internal/hypervisor"
+	"bield/internal/hypervisor/installed"
 	"bield/internal/preflight"
 	"bield/internal/setup"
 	"bield/internal/spec"
@@ -100,6 +100,7 @@ func (a *app) preflightHost(ctx context.Context) (preflight.Host, error) {
 	groups, _ := os.Getgroups()
 	cache := state.CacheFromEnv()
 	conf, err := a.preflightConfig(ctx)
+	vmms := installed.Host()
 	return preflight.Host{
 		UID:    os.Geteuid(),
 		Groups: append(groups, os.Getegid()),
@@ -107,7 +108,11 @@ func (a *app) preflightHost(ctx context.Context) (preflight.Host, error) {
 		Run:    a.run,
 		Cache:  cache,
 		Config: conf,
-		KVM:    hypervisor.KVM,
+		KVM:    vmms.KVM,
+		Hypervisor: func(ctx context.Context, asked spec.HypervisorKind) (string, error) {
+			choice, err := vmms.Choose(ctx, asked)
+			return choice.Why, err
+		},
 		Programs: func(ctx context.Context) ([]preflight.Program, error) {
 			return programs(ctx, setup.Host{CacheDir: cache.Dir})
 		},

@@ -79,9 +79,9 @@ func (a *app) printVMs(out, hint io.Writer, vms []spec.VMStatus, now time.Time) 
 		return nil
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tSTATE\tIP\tVCPU\tMEM\tUPTIME\tWORKSPACE")
+	fmt.Fprintln(w, "NAME\tSTATE\tIP\tVCPU\tMEM\tHYPERVISOR\tUPTIME\tWORKSPACE")
 	for _, vm := range vms {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", vm.Name, vm.State, vm.IP, vm.VCPU, mebibytes(vm.MemoryMiB), uptime(vm.Since, now), vm.Workspace)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", vm.Name, vm.State, vm.IP, vm.VCPU, mebibytes(vm.MemoryMiB), runsOn(vm), uptime(vm.Since, now), vm.Workspace)
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -94,7 +94,28 @@ func (a *app) printVMs(out, hint io.Writer, vms []spec.VMStatus, now time.Time) 
 			fmt.Fprintf(out, "~ %s: restart needed: %s\n", vm.Name, strings.Join(vm.RestartNeeded, ", "))
 		}
 	}
+	printWhySlow(out, vms)
 	return nil
+}
+
+// runsOn is "qemu/tcg", and "-" for a VM that does not run.
+func runsOn(vm spec.VMStatus) string {
+	if vm.Hypervisor == "" {
+		return "-"
+	}
+	return vm.Hypervisor + "/" + vm.Accelerator
+}
+
+// printWhySlow says, once for all VMs of which it is true, why they run without
+// KVM.
+func printWhySlow(out io.Writer, vms []spec.VMStatus) {
+	said := map[string]bool{}
+	for _, vm := range vms {
+		if vm.Accelerator == "tcg" && !said[vm.HypervisorWhy] {
+			said[vm.HypervisorWhy] = true
+			fmt.Fprintf(out, "~ slow: %s\n", vm.HypervisorWhy)
+		}
+	}
 }
 
 // nextStart says when a VM that has ended by itself is started again.

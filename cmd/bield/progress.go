@@ -27,6 +27,7 @@ type progress struct {
 	mu    sync.Mutex
 	lines []*progressLine
 	drawn int // lines on the terminal now
+	notes []string
 }
 
 // progressLine is one VM's.
@@ -81,6 +82,10 @@ func (p *progress) show(e api.Event) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if e.State == "note" {
+		p.showNote(e)
+		return
+	}
 	line := p.line(e.VM)
 	if e.State == "failed" {
 		line.failed = true
@@ -94,6 +99,19 @@ func (p *progress) show(e api.Event) {
 	if e.State != "progress" || !known {
 		p.showPlain(e, line)
 	}
+}
+
+// showNote prints what is to be said once.
+func (p *progress) showNote(e api.Event) {
+	if slices.Contains(p.notes, e.Message) {
+		return
+	}
+	p.notes = append(p.notes, e.Message)
+	if p.live {
+		p.erase()
+		defer p.draw()
+	}
+	fmt.Fprintf(p.a.err, "%s %s\n", p.a.paint(p.a.err, yellow, "~"), plainLine(e.Message))
 }
 
 func (p *progress) line(name string) *progressLine {

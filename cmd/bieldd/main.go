@@ -17,13 +17,11 @@ import (
 	"syscall"
 	"time"
 
-	"bield/internal/hypervisor"
-	"bield/internal/hypervisor/qemu"
+	"bield/internal/hypervisor/installed"
 	"bield/internal/notify"
 	"bield/internal/process"
 	"bield/internal/reconcile"
 	"bield/internal/setup"
-	"bield/internal/spec"
 	"bield/internal/state"
 )
 
@@ -135,23 +133,12 @@ func newEngine(ctx context.Context, run state.Run, cache state.Cache, o options,
 	if err != nil {
 		return nil, fmt.Errorf("find bieldd itself: %w", err)
 	}
-	kvm, reason := hypervisor.KVM()
-	if !kvm {
-		log.Info("guests run without KVM, which is slow", "reason", reason)
-	}
-	driver := qemu.New("", kvm)
 	return reconcile.New(ctx, reconcile.Options{
-		Run:        run,
-		Cache:      cache,
-		InitBinary: filepath.Join(filepath.Dir(self), "bield-init"),
-		Virtiofsd:  func(ctx context.Context) ([]string, error) { return setup.Virtiofsd(ctx, cache.Dir) },
-		Driver:     driver,
-		Hypervisor: spec.HypervisorQEMU,
-		KVM:        kvm,
-		CheckDriver: func() error {
-			_, err := driver.Find()
-			return err
-		},
+		Run:          run,
+		Cache:        cache,
+		InitBinary:   filepath.Join(filepath.Dir(self), "bield-init"),
+		Virtiofsd:    func(ctx context.Context) ([]string, error) { return setup.Virtiofsd(ctx, cache.Dir) },
+		Hypervisors:  installed.Host(),
 		Cores:        runtime.NumCPU(),
 		BootTimeout:  o.boot,
 		RestartDelay: max(o.restart, time.Millisecond),

@@ -37,11 +37,11 @@ type Machine struct {
 	Note func(process.ID) error
 }
 
-// Tap is an open /dev/net/tun, attached to its interface, with IFF_VNET_HDR.
-// The driver doesn't close it.
+// Tap is an interface with its queues, each an open /dev/net/tun that is attached
+// to it with IFF_VNET_HDR. The driver doesn't close them.
 type Tap struct {
-	File *os.File
-	MAC  string
+	Queues []*os.File
+	MAC    string
 }
 
 // Share is a vhost-user socket that virtiofsd listens on.
@@ -77,6 +77,10 @@ type VM interface {
 	Serial(ctx context.Context) (net.Conn, error)
 	// PowerButton asks the guest to power off. It only asks: wait for Done.
 	PowerButton(ctx context.Context) error
+	// Pause stops the guest's CPUs and Resume lets them go on; neither minds if
+	// that is so already.
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
 	// Kill ends the VMM at once and returns when it is gone.
 	Kill(ctx context.Context) error
 	// Close lets go of the VM and leaves it running. Done isn't closed then.

@@ -37,13 +37,24 @@ func kvmBelow(root string) (bool, string) {
 	if runtime.GOARCH != "amd64" {
 		return true, ""
 	}
+	return byCPU(root)
+}
+
+// byCPU says whether an x86 CPU runs guests: it says so itself, or the module
+// for it is there, which loads on no other. A CPU may be told to hide its flags.
+func byCPU(root string) (bool, string) {
+	for _, module := range []string{"kvm_intel", "kvm_amd"} {
+		if _, err := os.Stat(filepath.Join(root, "sys/module", module)); err == nil {
+			return true, ""
+		}
+	}
 	cpuinfo, err := os.Open(filepath.Join(root, "proc/cpuinfo"))
 	if err != nil {
 		return false, err.Error()
 	}
 	defer cpuinfo.Close()
 	if !virtualizes(cpuinfo) {
-		return false, "/dev/kvm is there, but the CPU offers no virtualization (no vmx or svm in /proc/cpuinfo)"
+		return false, "/dev/kvm is there, but the CPU offers no virtualization (no vmx or svm in /proc/cpuinfo, no module kvm_intel or kvm_amd)"
 	}
 	return true, ""
 }
@@ -64,7 +75,35 @@ func askDevice(path string) (reason string) {
 	if version != kvmAPIVersion {
 		return fmt.Sprintf("/dev/kvm has version %d of its interface, not %d", version, kvmAPIVersion)
 	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Sprintf("look at /dev/kvm: %v", err)
+	}
+	if _, open := kvmGroup(st); !open {
+		return fmt.Sprintf("/dev/kvm is its owner's alone (mode %04o), and VMs run as others: sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm", st.Mode&0o7777)
+	}
 	return ""
+}
+
+// KVMGroup is the group that may open /dev/kvm; needed says that others may not.
+func KVMGroup() (gid uint32, needed bool) {
+	var st unix.Stat_t
+	if unix.Stat("/dev/kvm", &st) != nil {
+		return 0, false
+	}
+	gid, open := kvmGroup(st)
+	return gid, open && gid != 0
+}
+
+// kvmGroup is the group that opens the device, 0 if none is needed.
+func kvmGroup(st unix.Stat_t) (gid uint32, open bool) {
+	switch {
+	case st.Mode&0o006 == 0o006:
+		return 0, true
+	case st.Mode&0o060 == 0o060 && st.Gid != 0:
+		return st.Gid, true
+	}
+	return 0, false
 }
 
 // virtualizes looks for vmx (Intel) or svm (AMD) among the first CPU's flags.

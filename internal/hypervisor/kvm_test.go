@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestKVMIsRefusedWithAReason(t *testing.T) {
@@ -55,5 +57,42 @@ func TestKVMOfThisHost(t *testing.T) {
 	}
 	if usable && !virtualizes(strings.NewReader(string(cpuinfo))) {
 		t.Error("KVM is usable on a CPU that can't virtualize")
+	}
+}
+
+func TestWhoMayOpenKVM(t *testing.T) {
+	for _, c := range []struct {
+		mode, gid, group uint32
+		open             bool
+	}{
+		{0o660, 104, 104, true}, {0o666, 0, 0, true}, {0o666, 104, 0, true},
+		{0o600, 0, 0, false}, {0o660, 0, 0, false}, {0o640, 104, 0, false},
+	} {
+		if group, open := kvmGroup(unix.Stat_t{Mode: unix.S_IFCHR | c.mode, Gid: c.gid}); group != c.group || open != c.open {
+			t.Errorf("%04o, group %d: %d, %v", c.mode, c.gid, group, open)
+		}
+	}
+}
+
+func TestCPUsThatRunGuests(t *testing.T) {
+	for name, c := range map[string]struct {
+		cpuinfo string
+		module  string
+		want    bool
+	}{
+		"Intel": {"flags\t: fpu vmx", "", true}, "flags are hidden": {"flags\t: fpu", "kvm_amd", true}, "none": {"flags\t: fpu", "kvm_pvm", false},
+	} {
+		root := t.TempDir()
+		for _, dir := range []string{"proc", "sys/module/" + c.module} {
+			if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(root, "proc/cpuinfo"), []byte(c.cpuinfo+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if usable, reason := byCPU(root); usable != c.want || usable != (reason == "") {
+			t.Errorf("%s: %v, %q", name, usable, reason)
+		}
 	}
 }

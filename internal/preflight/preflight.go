@@ -45,6 +45,9 @@ type Host struct {
 	Config Config
 	// KVM says whether KVM runs guests at full speed, and if not why.
 	KVM func() (usable bool, reason string)
+	// Hypervisor says what a VM runs on that asks for a program, or for auto,
+	// and why; the error says what to install.
+	Hypervisor func(context.Context, spec.HypervisorKind) (why string, err error)
 	// Programs are those that bield starts.
 	Programs func(context.Context) ([]Program, error)
 	// Daemon asks whether there is one.
@@ -90,6 +93,7 @@ func (h Host) Checks() []Check {
 		still("user-namespaces", h.userNamespaces),
 		still("cgroups", h.cgroups),
 		still("kvm", h.kvm),
+		one("hypervisor", h.hypervisor),
 		{"programs", h.programs},
 		one("open-files", h.openFiles),
 		still("memory", h.memory),

@@ -115,6 +115,7 @@ func TestChecksOfThisHost(t *testing.T) {
 	h := fakeHost(t, nil)
 	h.Root, h.UID = "", os.Geteuid()
 	h.KVM = func() (bool, string) { return false, "because" }
+	h.Hypervisor = func(context.Context, spec.HypervisorKind) (string, error) { return "one without KVM", nil }
 	h.Programs = func(context.Context) ([]Program, error) {
 		return []Program{{Name: "x", Purpose: "y", Do: []string{"z"}}}, nil
 	}

@@ -2,10 +2,15 @@ package preflight
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"bield/internal/spec"
 )
 
 // Program is one that bield starts, as this host has it.
@@ -69,6 +74,29 @@ func (h Host) kvm() Result {
 		return needsRoot("opening /dev/kvm")
 	}
 	return warn("guests are emulated, which works and is slow: "+reason, h.kvmAdvice()...)
+}
+
+// hypervisor says what the VMs of the configuration run on.
+func (h Host) hypervisor(ctx context.Context) Result {
+	asked := map[spec.HypervisorKind][]string{}
+	for _, vm := range h.Config.Host.VMs {
+		asked[vm.Hypervisor] = append(asked[vm.Hypervisor], vm.Name)
+	}
+	if len(asked) == 0 {
+		asked[spec.HypervisorAuto] = nil
+	}
+	r := Result{State: OK}
+	var found []string
+	for _, kind := range slices.Sorted(maps.Keys(asked)) {
+		why, err := h.Hypervisor(ctx, kind)
+		if err != nil {
+			r.State, why = Fail, err.Error()
+			r.Do = append(r.Do, fmt.Sprintf("install it, or write another `hypervisor:` for %s", strings.Join(asked[kind], ", ")))
+		}
+		found = append(found, fmt.Sprintf("%s: %s", kind, why))
+	}
+	r.Found = strings.Join(found, "\n")
+	return r
 }
 
 func (h Host) kvmAdvice() []string {

@@ -132,7 +132,11 @@ func (e *Engine) takeOver(ctx context.Context, m *machine) error {
 }
 
 func (e *Engine) adoptProcesses(ctx context.Context, record Record, r *run) (err error) {
-	if r.vmm, err = e.Driver.Adopt(ctx, e.Run.VM(record.VM.Name), *record.VMM); err != nil {
+	driver, err := e.Hypervisors.Driver(record.Hypervisor)
+	if err != nil {
+		return err
+	}
+	if r.vmm, err = driver.Adopt(ctx, e.Run.VM(record.VM.Name), *record.VMM); err != nil {
 		return fmt.Errorf("its VMM: %w", err)
 	}
 	for _, tag := range plan.Tags(record.VM) {

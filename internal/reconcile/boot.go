@@ -43,7 +43,11 @@ func (j *job) startVMM(ctx context.Context) error {
 	j.e.mu.Lock()
 	r.logs, r.console = logs, console
 	j.e.mu.Unlock()
-	vmm, err := j.e.Driver.Start(ctx, machine)
+	driver, err := j.e.Hypervisors.Driver(j.hypervisor)
+	if err != nil {
+		return err
+	}
+	vmm, err := driver.Start(ctx, machine)
 	if err != nil {
 		console.Close()
 		r.awaitDeadShare() // a VMM that can't connect may tell of it first
@@ -104,11 +108,11 @@ func (j *job) machine(ctx context.Context) (hypervisor.Machine, error) {
 			return m, err
 		}
 	}
-	queues, err := network.OpenTap(j.vm.Tap(), 1)
+	queues, err := network.OpenTap(j.vm.Tap(), record.queues())
 	if err != nil {
 		return m, err
 	}
-	m.Taps = []hypervisor.Tap{{File: queues[0], MAC: j.vm.MAC}}
+	m.Taps = []hypervisor.Tap{{Queues: queues, MAC: j.vm.MAC}}
 	return m, nil
 }
 
@@ -331,6 +335,8 @@ func (j *job) killVMM() error {
 
 func closeTaps(taps []hypervisor.Tap) {
 	for _, t := range taps {
-		_ = t.File.Close()
+		for _, queue := range t.Queues {
+			_ = queue.Close()
+		}
 	}
 }

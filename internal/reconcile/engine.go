@@ -31,13 +31,8 @@ type Options struct {
 	InitBinary string
 	// Virtiofsd finds the command that starts virtiofsd.
 	Virtiofsd func(context.Context) ([]string, error)
-	// Driver starts VMMs; Hypervisor is its name in bield.yaml, and KVM says
-	// whether its guests run on hardware.
-	Driver     hypervisor.Driver
-	Hypervisor spec.HypervisorKind
-	KVM        bool
-	// CheckDriver says what the driver lacks on this host.
-	CheckDriver func() error
+	// Hypervisors are the VMMs of this host.
+	Hypervisors hypervisor.Host
 	// Cores is how many VMs may be started at a time.
 	Cores int
 	// BootTimeout bounds the time from the VMM's start to a usable guest.
@@ -101,6 +96,7 @@ type Engine struct {
 	applied Applied
 	vms     map[string]*machine
 	fates   map[string]Fate
+	kvm     bool           // as it was found last
 	claims  map[string]int // memory of VMs that are being started, in MiB
 	// applying holds, for each file whose apply is under way, what is closed at
 	// its end.
@@ -156,6 +152,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		vms: map[string]*machine{}, claims: map[string]int{}, applying: map[string]chan struct{}{}, starts: make(chan struct{}, max(1, o.Cores)), closing: make(chan struct{}),
 		changed: make(chan struct{}),
 	}
+	e.kvm, _ = o.Hypervisors.KVM()
 	e.metrics = newMetrics(e)
 	e.noteStart()
 	e.tasks.Go(e.sweepImages)
@@ -289,7 +286,7 @@ func (e *Engine) list() []spec.VMStatus {
 // status needs e.mu.
 func (e *Engine) status(vm spec.VM) spec.VMStatus {
 	s := spec.VMStatus{
-		Name: vm.Name, State: spec.StateDown, IP: vm.IP, MAC: vm.MAC, Tap: vm.Tap(), VCPU: vm.EffectiveVCPU(e.KVM, e.Cores),
+		Name: vm.Name, State: spec.StateDown, IP: vm.IP, MAC: vm.MAC, Tap: vm.Tap(), VCPU: vm.EffectiveVCPU(e.kvm, e.Cores),
 		MemoryMiB: vm.MemoryMiB, Workspace: vm.Workspace(),
 	}
 	m, ok := e.vms[vm.Name]
@@ -305,7 +302,8 @@ func (e *Engine) status(vm spec.VM) spec.VMStatus {
 	if r := m.record; r != nil {
 		s.IP, s.MAC, s.VCPU, s.MemoryMiB, s.Workspace = r.VM.IP, r.VM.MAC, r.VCPU, r.VM.MemoryMiB, r.VM.Workspace()
 		s.Since, s.Image = r.Ready, r.Image
-		s.Hypervisor, s.Accelerator = string(e.Hypervisor), map[bool]string{true: "kvm", false: "tcg"}[e.KVM]
+		c := r.Hypervisor
+		s.Hypervisor, s.Accelerator, s.HypervisorWhy = string(c.Kind), c.Accelerator(), c.Why
 	}
 	return s
 }

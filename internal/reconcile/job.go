@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"time"
 
+	"bield/internal/hypervisor"
 	"bield/internal/image"
 	"bield/internal/plan"
 	"bield/internal/share"
@@ -27,8 +28,9 @@ type job struct {
 	host spec.Host
 
 	// What earlier steps leave for later ones.
-	sources map[string]share.Source // by tag
-	image   image.Image
+	sources    map[string]share.Source // by tag
+	hypervisor hypervisor.Choice
+	image      image.Image
 	// detach lets the job go on when its client goes.
 	detach func()
 	keys   []sshaccess.Key // that open the guest
@@ -61,7 +63,9 @@ func (j *job) bringUp(ctx context.Context, steps []plan.Step) error {
 func (j *job) begin(ctx context.Context) error {
 	host := j.host
 	host.VMs = nil
-	record, err := j.e.reserve(j.m, Record{VM: j.vm, Host: host, VCPU: j.vm.EffectiveVCPU(j.e.KVM, j.e.Cores)})
+	record, err := j.e.reserve(j.m, Record{
+		VM: j.vm, Host: host, VCPU: j.vm.EffectiveVCPU(j.hypervisor.KVM, j.e.Cores), Hypervisor: j.hypervisor,
+	})
 	if err != nil {
 		return err
 	}

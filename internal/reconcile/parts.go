@@ -32,7 +32,7 @@ func (j *job) prepare(ctx context.Context) error {
 	if _, err := j.e.Virtiofsd(ctx); err != nil {
 		return err
 	}
-	if err := j.e.checkHypervisor(j.vm); err != nil {
+	if err := j.chooseHypervisor(ctx); err != nil {
 		return err
 	}
 	if _, err := os.Stat(j.e.InitBinary); err != nil {
@@ -41,12 +41,19 @@ func (j *job) prepare(ctx context.Context) error {
 	return nil
 }
 
-// checkHypervisor refuses a VM that asks for a driver bield does not have.
-func (e *Engine) checkHypervisor(vm spec.VM) error {
-	if vm.Hypervisor != spec.HypervisorAuto && vm.Hypervisor != e.Hypervisor {
-		return fmt.Errorf("hypervisor %s is not supported by this version of bield: write `hypervisor: %s`, or leave it out", vm.Hypervisor, e.Hypervisor)
+// chooseHypervisor finds what the VM is to run on, and says so where that is slow.
+func (j *job) chooseHypervisor(ctx context.Context) error {
+	choice, err := j.e.Hypervisors.Choose(ctx, j.vm.Hypervisor)
+	if err != nil {
+		return err
 	}
-	return e.CheckDriver()
+	j.e.mu.Lock()
+	j.hypervisor, j.e.kvm = choice, choice.KVM
+	j.e.mu.Unlock()
+	if !choice.KVM {
+		j.show(Progress{Step: "hypervisor", State: "note", Message: "guests are slow here: " + choice.Why})
+	}
+	return nil
 }
 
 func makeVMDir(path string) error {
@@ -138,7 +145,7 @@ func (j *job) tap() network.Tap {
 	record := j.record()
 	return network.Tap{
 		Name: record.VM.Tap(), Bridge: j.host.Bridge, Owner: j.e.Run.Owner(),
-		MAC: record.VM.MAC, UID: record.UID, GID: record.UID, Queues: 1,
+		MAC: record.VM.MAC, UID: record.UID, GID: record.UID, Queues: record.queues(),
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"bield/internal/hypervisor"
 	"bield/internal/process"
 	"bield/internal/spec"
 	"bield/internal/state"
@@ -26,7 +27,9 @@ type Record struct {
 	Origin string    `json:"origin"`
 	UID    uint32    `json:"uid"` // of the VMM
 	VCPU   int       `json:"vcpu"`
-	Image  string    `json:"image,omitempty"` // digest
+	// Hypervisor is what it runs on.
+	Hypervisor hypervisor.Choice `json:"hypervisor"`
+	Image      string            `json:"image,omitempty"` // digest
 	// Firewall and Tap say that the resource may exist.
 	Firewall bool          `json:"firewall,omitempty"`
 	Tap      bool          `json:"tap,omitempty"`
@@ -44,6 +47,15 @@ type Record struct {
 type ShareRecord struct {
 	Tag     string      `json:"tag"`
 	Process *process.ID `json:"process,omitempty"`
+}
+
+// queues is how many the VM's tap has: QEMU takes one, cloud-hypervisor as many
+// as the guest has CPUs.
+func (r Record) queues() int {
+	if r.Hypervisor.Kind == spec.HypervisorCloudHypervisor {
+		return r.VCPU
+	}
+	return 1
 }
 
 // clone is a copy that shares nothing with r.

@@ -44,7 +44,9 @@ type VMStatus struct {
 	Origin      string `json:"origin,omitempty"`
 	Hypervisor  string `json:"hypervisor,omitempty"`
 	Accelerator string `json:"accelerator,omitempty"` // "kvm" or "tcg"
-	Image       string `json:"image,omitempty"`       // digest
+	// HypervisorWhy is a line for people: its version, and why it is that one.
+	HypervisorWhy string `json:"hypervisorWhy,omitempty"`
+	Image         string `json:"image,omitempty"` // digest
 }
 
 // States lists every state.

@@ -50,20 +50,6 @@ func TestKVMNeedsNoTSC(t *testing.T) {
 	}
 }
 
-func TestParseVersion(t *testing.T) {
-	for text, want := range map[string]int{
-		"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright": 7,
-		"QEMU emulator version 10.0.2":                                              10,
-	} {
-		if got, err := parseVersion(text); got != want || err != nil {
-			t.Errorf("%q: %d, %v", text, got, err)
-		}
-	}
-	if _, err := parseVersion("sh: not found"); err == nil {
-		t.Error("a version of nothing")
-	}
-}
-
 func TestTSC(t *testing.T) {
 	if !hasTSC {
 		t.Skip("no TSC on this architecture")

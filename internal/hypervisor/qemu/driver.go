@@ -6,14 +6,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"bield/internal/hypervisor"
 	"bield/internal/process"
@@ -23,8 +19,6 @@ const (
 	// startTimeout is how long QEMU may take until it runs the machine:
 	// it talks to every virtiofsd before.
 	startTimeout = time.Minute
-	// versionTimeout is for `qemu-system-x86_64 --version`.
-	versionTimeout = 20 * time.Second
 	// logLines of QEMU's own words go into an error.
 	logLines = 5
 )
@@ -36,21 +30,13 @@ type Driver struct {
 	kvm     bool
 	first   tscReading
 
-	mu      sync.Mutex
-	version map[programFile]int // major versions
-}
-
-// programFile tells an upgraded program from the one before.
-type programFile struct {
-	path     string
-	modified time.Time
-	size     int64
+	versions hypervisor.Versions
 }
 
 // New returns a driver that starts program, "" for the one in PATH, with KVM or
 // without: see hypervisor.KVM.
 func New(program string, kvm bool) *Driver {
-	return &Driver{program: program, kvm: kvm, first: readTSC(), version: make(map[programFile]int)}
+	return &Driver{program: program, kvm: kvm, first: readTSC()}
 }
 
 // ErrMissing says that QEMU is not installed.
@@ -89,38 +75,25 @@ func (d *Driver) options(ctx context.Context, program string) (options, error) {
 	return o, err
 }
 
-// majorVersion asks QEMU, once for each program file.
+// Describe says which QEMU is installed, as "QEMU 7.2.22"; the error wraps
+// ErrMissing where there is none.
+func (d *Driver) Describe(ctx context.Context) (string, error) {
+	program, err := d.Find()
+	if err != nil {
+		return "", err
+	}
+	version, err := d.versions.Of(ctx, program)
+	return "QEMU " + version, err
+}
+
+// majorVersion is the 7 of "7.2.22".
 func (d *Driver) majorVersion(ctx context.Context, program string) (int, error) {
-	info, err := os.Stat(program)
+	version, err := d.versions.Of(ctx, program)
 	if err != nil {
 		return 0, err
 	}
-	key := programFile{program, info.ModTime(), info.Size()}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if major, ok := d.version[key]; ok {
-		return major, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
-	defer cancel()
-	text, err := exec.CommandContext(ctx, program, "--version").Output()
-	if err != nil {
-		return 0, fmt.Errorf("ask %s for its version: %w", program, err)
-	}
-	major, err := parseVersion(string(text))
-	if err == nil {
-		d.version[key] = major
-	}
-	return major, err
-}
-
-// parseVersion reads "QEMU emulator version 7.2.22 (Debian …)".
-func parseVersion(text string) (int, error) {
-	match := regexp.MustCompile(`version (\d{1,4})\.`).FindStringSubmatch(text)
-	if match == nil {
-		return 0, fmt.Errorf("no version in %.80q", text)
-	}
-	return strconv.Atoi(match[1])
+	major, _, _ := strings.Cut(version, ".")
+	return strconv.Atoi(major)
 }
 
 // Start implements hypervisor.Driver.
@@ -149,7 +122,10 @@ func (d *Driver) start(ctx context.Context, m hypervisor.Machine) (*VM, error) {
 	}
 	defer closeAll(files)
 	for _, tap := range m.Taps {
-		files = append(files[:len(files):len(files)], tap.File)
+		if len(tap.Queues) != 1 {
+			return nil, fmt.Errorf("a tap of %d queues, not one", len(tap.Queues))
+		}
+		files = append(files[:len(files):len(files)], tap.Queues...)
 	}
 	p, err := process.Start(ctx, process.Command{
 		Path: program, Args: arguments(m, o), UID: m.UID, GID: m.GID, Groups: d.groups(m.Groups),
@@ -202,11 +178,11 @@ func explain(err error, exit process.Exit, log string) error {
 
 // groups adds the group of /dev/kvm, which QEMU opens by itself.
 func (d *Driver) groups(groups []uint32) []uint32 {
-	var st unix.Stat_t
-	if !d.kvm || unix.Stat("/dev/kvm", &st) != nil || st.Mode&0o060 != 0o060 || st.Gid == 0 {
+	gid, needed := hypervisor.KVMGroup()
+	if !d.kvm || !needed {
 		return groups
 	}
-	return append(groups[:len(groups):len(groups)], st.Gid)
+	return append(groups[:len(groups):len(groups)], gid)
 }
 
 // Adopt implements hypervisor.Driver.

@@ -257,7 +257,7 @@ func expect(t *testing.T, conn net.Conn, want string) {
 func TestRealQEMU(t *testing.T) {
 	d, m := realDriver(t), machine(t, "echo")
 	echoKernel(t, m)
-	m.Taps = []hypervisor.Tap{{File: openTap(t), MAC: "02:00:00:01:b8:4b"}}
+	m.Taps = []hypervisor.Tap{{Queues: []*os.File{openTap(t)}, MAC: "02:00:00:01:b8:4b"}}
 	vm := start(t, d, m)
 	checkConfined(t, vm.ID().PID)
 	for i := range 3 { // a restarted daemon connects anew

@@ -59,6 +59,22 @@ func (v *VM) PowerButton(ctx context.Context) error {
 	return nil
 }
 
+// Pause implements hypervisor.VM.
+func (v *VM) Pause(ctx context.Context) error {
+	if err := execute(ctx, v.socket(qmpSocket), "stop"); err != nil {
+		return fmt.Errorf("pause: %w", err)
+	}
+	return nil
+}
+
+// Resume implements hypervisor.VM.
+func (v *VM) Resume(ctx context.Context) error {
+	if err := execute(ctx, v.socket(qmpSocket), "cont"); err != nil {
+		return fmt.Errorf("resume: %w", err)
+	}
+	return nil
+}
+
 // Kill implements hypervisor.VM. It takes the sockets with it.
 func (v *VM) Kill(context.Context) error {
 	err := v.Process.Kill()

@@ -1,0 +1,206 @@
+package cloudhypervisor
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bield/internal/guestconfig"
+	"bield/internal/process"
+)
+
+const (
+	// shutdownTimeout bounds the orderly end of a VMM that is to go at once.
+	shutdownTimeout = 2 * time.Second
+	// linkTimeout bounds the wait for the VMM's word on a connection to the guest.
+	linkTimeout = 10 * time.Second
+)
+
+// VM is a running cloud-hypervisor. It implements hypervisor.VM.
+type VM struct {
+	*process.Process
+	files files
+	api   api
+	watch *watch
+
+	mu    sync.Mutex
+	cause error    // what the events say of its end
+	first net.Conn // the serial line, connected before the guest ran
+}
+
+// newVM takes charge of a VMM's process.
+func newVM(p *process.Process, dir string) (*VM, error) {
+	v := &VM{Process: p, files: files{dir}, api: api{files{dir}.api()}}
+	var err error
+	v.watch, err = newWatch(v.files.events(), v.take)
+	return v, err
+}
+
+// take acts on an event. A guest that resets its machine ends it: the VMM would
+// boot it anew, beside all that bield knows of it.
+func (v *VM) take(e event) {
+	switch e {
+	case event{"vm", "rebooting"}, event{"vm", "rebooted"}, event{"guest", "panic"}:
+		v.mu.Lock()
+		if v.cause == nil {
+			v.cause = errReset
+		}
+		v.mu.Unlock()
+		go func() { _ = v.Process.Kill() }()
+	}
+}
+
+// Cause implements hypervisor.VM.
+func (v *VM) Cause() error {
+	v.watch.drain()
+	v.mu.Lock()
+	cause := v.cause
+	v.mu.Unlock()
+	exit := v.Exit()
+	switch {
+	case cause != nil:
+		return cause
+	case exit.Known && (exit.Code != 0 || exit.Signal != 0):
+		return fmt.Errorf("the VMM ended: %s", exit)
+	case v.watch.has(event{"vm", "shutdown"}), exit.Known:
+		return nil
+	default:
+		return errors.New("the VMM ended while no daemon saw how")
+	}
+}
+
+// Serial implements hypervisor.VM.
+func (v *VM) Serial(ctx context.Context) (net.Conn, error) {
+	v.mu.Lock()
+	first := v.first
+	v.first = nil
+	v.mu.Unlock()
+	if first != nil {
+		return first, nil
+	}
+	return v.dialVMM(ctx, v.files.serial())
+}
+
+// Link implements hypervisor.VM: a connection to the guest's vsock port.
+func (v *VM) Link(ctx context.Context) (net.Conn, error) {
+	conn, err := v.dialVMM(ctx, v.files.link())
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	_ = conn.SetDeadline(time.Now().Add(linkTimeout))
+	err = connectVsock(conn, guestconfig.LinkVsockPort)
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("connect to the guest link: %w", err)
+	}
+	_ = conn.SetDeadline(time.Time{})
+	return conn, nil
+}
+
+// connectVsock asks for a port of the guest's, as cloud-hypervisor's docs/vsock.md
+// has it: "CONNECT <port>\n" is answered by "OK <port of the host's side>\n", or by
+// the end where nobody listens. It reads no byte of what comes behind.
+func connectVsock(conn io.ReadWriter, port uint32) error {
+	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
+		return err
+	}
+	const longest = len("OK 4294967295\n")
+	var line strings.Builder
+	var b [1]byte
+	for line.Len() < longest {
+		if _, err := io.ReadFull(conn, b[:]); errors.Is(err, io.EOF) {
+			return errors.New("the guest does not listen yet")
+		} else if err != nil {
+			return err
+		}
+		if b[0] == '\n' {
+			break
+		}
+		line.WriteByte(b[0])
+	}
+	if !strings.HasPrefix(line.String(), "OK ") {
+		return fmt.Errorf("it answers %q, not OK", line.String())
+	}
+	return nil
+}
+
+// PowerButton implements hypervisor.VM.
+func (v *VM) PowerButton(ctx context.Context) error {
+	if err := v.api.put(ctx, "vm.power-button"); err != nil {
+		return fmt.Errorf("press the power button: %w", err)
+	}
+	return nil
+}
+
+// Pause implements hypervisor.VM.
+func (v *VM) Pause(ctx context.Context) error {
+	if err := v.api.become(ctx, "vm.pause", statePaused); err != nil {
+		return fmt.Errorf("pause: %w", err)
+	}
+	return nil
+}
+
+// Resume implements hypervisor.VM.
+func (v *VM) Resume(ctx context.Context) error {
+	if err := v.api.become(ctx, "vm.resume", stateRunning); err != nil {
+		return fmt.Errorf("resume: %w", err)
+	}
+	return nil
+}
+
+// Kill implements hypervisor.VM. It asks the VMM first: one that ends by itself
+// lets go of disks and shares in order. The sockets go with it.
+func (v *VM) Kill(ctx context.Context) error {
+	v.shutDown(ctx)
+	err := v.Process.Kill()
+	v.watch.stop()
+	v.closeFirst()
+	v.files.remove()
+	return err
+}
+
+// shutDown asks the VMM to end and waits a little; what it answers does not
+// matter.
+func (v *VM) shutDown(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
+	defer cancel()
+	if v.api.put(ctx, "vm.shutdown") != nil && ctx.Err() != nil {
+		return
+	}
+	if v.api.put(ctx, "vmm.shutdown") != nil && ctx.Err() != nil {
+		return
+	}
+	select {
+	case <-v.Done():
+	case <-ctx.Done():
+	}
+}
+
+// Close implements hypervisor.VM.
+func (v *VM) Close() {
+	v.watch.stop()
+	v.closeFirst()
+	v.Release()
+}
+
+func (v *VM) closeFirst() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.first != nil {
+		_ = v.first.Close()
+		v.first = nil
+	}
+}
