@@ -132,16 +132,16 @@ func (b *boot) modules(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("read the list of modules: %w", err)
 	}
-	first := loadOrder(modules, linkModules())
+	link := readLink(guestconfig.Path)
+	first := loadOrder(modules, linkModules(link))
 	err = firstError(err, loadModules(first))
-	b.startLink(ctx)
-	if err != nil {
+	if err := firstError(err, b.startLink(ctx, link)); err != nil {
 		return err
 	}
 	if b.cfg, err = readConfig(guestconfig.Path); err != nil {
 		return err
 	}
-	rest := loadOrder(modules, slices.Concat(linkModules(), b.cfg.Modules))[len(first):]
+	rest := loadOrder(modules, slices.Concat(linkModules(link), b.cfg.Modules))[len(first):]
 	if err := loadModules(rest); err != nil {
 		return err
 	}
@@ -150,17 +150,22 @@ func (b *boot) modules(ctx context.Context) error {
 }
 
 // startLink serves the host in the background until stopLink.
-func (b *boot) startLink(ctx context.Context) {
+func (b *boot) startLink(ctx context.Context, cfg guestconfig.Link) error {
+	l, err := newLink(cfg)
+	if err != nil {
+		return err
+	}
+	l.journal, l.powerOff = b.journal, b.powerOff
+	l.authorize = func(keys []string) error {
+		if !b.userMade.Load() {
+			return errNoUser
+		}
+		return b.root.authorize(b.cfg.User.Name, keys)
+	}
 	// It outlives the context of what it reports about.
 	ctx, b.stopLink = context.WithCancel(context.WithoutCancel(ctx))
-	l := &link{open: openLink, journal: b.journal, powerOff: b.powerOff,
-		authorize: func(keys []string) error {
-			if !b.userMade.Load() {
-				return errNoUser
-			}
-			return b.root.authorize(b.cfg.User.Name, keys)
-		}}
 	b.linkDone.Go(func() { l.run(ctx) })
+	return nil
 }
 
 func (b *boot) mountRoot(ctx context.Context) error {

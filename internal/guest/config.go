@@ -19,6 +19,9 @@ const (
 	initSystemd = "systemd"
 )
 
+// maxVsockPort is LAST_RESERVED_PORT of Linux's net/vmw_vsock/af_vsock.c.
+const maxVsockPort = 1023
+
 // readConfig reads and checks what the host put into the initramfs.
 func readConfig(path string) (guestconfig.Config, error) {
 	var cfg guestconfig.Config
@@ -29,6 +32,16 @@ func readConfig(path string) (guestconfig.Config, error) {
 		return cfg, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return cfg, nil
+}
+
+// readLink reads how the link comes, whatever is wrong with all the rest: the
+// host is to hear of that over it. Where nothing can be read it is a port.
+func readLink(path string) guestconfig.Link {
+	var cfg struct {
+		Link guestconfig.Link `json:"link"`
+	}
+	_ = readJSON(path, &cfg) // readConfig tells of it
+	return cfg.Link
 }
 
 func readJSON(path string, v any) error {
@@ -51,6 +64,9 @@ func checkConfig(cfg guestconfig.Config) error {
 	var errs []error
 	if cfg.Init != initBield && cfg.Init != initSystemd {
 		errs = append(errs, fmt.Errorf("init %q is neither %q nor %q", cfg.Init, initBield, initSystemd))
+	}
+	if cfg.Link.VsockPort > maxVsockPort {
+		errs = append(errs, fmt.Errorf("link: vsock port %d is above %d: every process could take it", cfg.Link.VsockPort, maxVsockPort))
 	}
 	if (cfg.Root.Tag == "") == (cfg.Root.Disk == "") {
 		errs = append(errs, errors.New("root needs either a tag or a disk"))

@@ -42,6 +42,8 @@ func TestCheckConfig(t *testing.T) {
 		"good":               {func(*guestconfig.Config) {}, ""},
 		"disk":               {func(c *guestconfig.Config) { c.Root = guestconfig.Root{Disk: "/dev/vda"} }, ""},
 		"other version":      {func(c *guestconfig.Config) { c.Version = 9 }, "build the image again"},
+		"vsock":              {func(c *guestconfig.Config) { c.Link.VsockPort = guestconfig.LinkVsockPort }, ""},
+		"anybody's port":     {func(c *guestconfig.Config) { c.Link.VsockPort = 1024 }, "every process could take it"},
 		"init":               {func(c *guestconfig.Config) { c.Init = "runit" }, `"runit"`},
 		"no root":            {func(c *guestconfig.Config) { c.Root.Tag = "" }, "either a tag or a disk"},
 		"two roots":          {func(c *guestconfig.Config) { c.Root.Disk = "/dev/vda" }, "either a tag or a disk"},

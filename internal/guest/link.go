@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bield/internal/guestconfig"
 	"bield/internal/guestlink"
 )
 
@@ -16,8 +17,10 @@ const linkPause = 200 * time.Millisecond
 
 // link serves the host over the guest link, one session after another.
 type link struct {
-	// open waits for the port and for a host at its other end.
-	open    func(ctx context.Context) (io.ReadWriteCloser, error)
+	// open waits for a host at the other end.
+	open func(ctx context.Context) (io.ReadWriteCloser, error)
+	// close gives up what open opens hosts' connections on.
+	close   func()
 	journal *journal
 	// powerOff asks for an orderly power-off.
 	powerOff func(why string)
@@ -25,8 +28,22 @@ type link struct {
 	authorize func(keys []string) error
 }
 
+// newLink makes a link that comes as cfg says. Over vsock it can be connected to
+// from now on.
+func newLink(cfg guestconfig.Link) (*link, error) {
+	if cfg.VsockPort == 0 {
+		return &link{open: openLink, close: func() {}}, nil
+	}
+	listener, err := listenVsock(cfg.VsockPort)
+	if err != nil {
+		return nil, fmt.Errorf("guest link: %w", err)
+	}
+	return &link{open: listener.accept, close: listener.close}, nil
+}
+
 // run serves until ctx is done.
 func (l *link) run(ctx context.Context) {
+	defer l.close()
 	for ctx.Err() == nil {
 		if err := l.serveOnce(ctx); err != nil && !guestlink.Ended(err) && ctx.Err() == nil {
 			select {
@@ -37,8 +54,8 @@ func (l *link) run(ctx context.Context) {
 	}
 }
 
-// serveOnce opens the port, which drops what an old session left in it, and
-// serves one session.
+// serveOnce opens the port, which drops what an old session left in it, or takes
+// a connection, and serves one session.
 func (l *link) serveOnce(ctx context.Context) error {
 	port, err := l.open(ctx)
 	if err != nil {

@@ -13,7 +13,13 @@ import (
 )
 
 // linkModules carry the guest link; they come first, wanted or not.
-func linkModules() []string { return []string{"virtio_mmio", "virtio_pci", "virtio_console"} }
+func linkModules(link guestconfig.Link) []string {
+	carrier := "virtio_console"
+	if link.VsockPort != 0 {
+		carrier = "vmw_vsock_virtio_transport"
+	}
+	return []string{"virtio_mmio", "virtio_pci", carrier}
+}
 
 // loadOrder returns the modules for the wanted names and all they depend on,
 // each once and behind what it needs. Names that are not in the list are

@@ -34,8 +34,7 @@ func Service(ctx context.Context) error {
 	s := &service{cfg: cfg, journal: j, console: openConsole()}
 	go s.tellSSHD(ctx)
 	go watchButtons(ctx, func() { s.powerOff("power button") })
-	s.serve(ctx)
-	return nil
+	return s.serve(ctx)
 }
 
 type service struct {
@@ -45,9 +44,13 @@ type service struct {
 }
 
 // serve serves the link until systemd ends this service, and tells of that.
-func (s *service) serve(ctx context.Context) {
-	l := &link{open: openLink, journal: s.journal, powerOff: s.powerOff,
-		authorize: func(keys []string) error { return tree("/").authorize(s.cfg.User.Name, keys) }}
+func (s *service) serve(ctx context.Context) error {
+	l, err := newLink(s.cfg.Link)
+	if err != nil {
+		return err
+	}
+	l.journal, l.powerOff = s.journal, s.powerOff
+	l.authorize = func(keys []string) error { return tree("/").authorize(s.cfg.User.Name, keys) }
 	linkCtx, stopLink := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLink()
 	go l.run(linkCtx)
@@ -56,6 +59,7 @@ func (s *service) serve(ctx context.Context) {
 	defer cancel()
 	s.journal.flushed(flush)
 	_ = s.journal.save(journalCopy) // for a service that is only restarted
+	return nil
 }
 
 // tellSSHD notes when sshd listens. It may have begun before this service did,

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -102,8 +103,7 @@ func (b *boot) becomeSystemd(ctx context.Context) error {
 
 // linkAgain makes sure that the host hears of a failure after the link ended.
 func (b *boot) linkAgain(ctx context.Context, err error) error {
-	b.startLink(ctx)
-	return err
+	return errors.Join(err, b.startLink(ctx, b.cfg.Link))
 }
 
 func findSystemd(t tree) (string, error) {

@@ -5,7 +5,9 @@
 // It is used on both sides, so it promises to import the standard library alone.
 package guestconfig
 
-// Version is the format of Config; a guest refuses any other.
+// Version is the format of Config; a guest refuses any other. A field whose
+// zero value means what was so before it existed needs no new one. Link is read
+// before Version, to tell the host of a wrong one: it stays as it is.
 const Version = 1
 
 // Files in the initramfs.
@@ -21,6 +23,12 @@ const (
 // LinkPort is the name of the virtio-serial port of the guest link.
 const LinkPort = "bield.link"
 
+// LinkVsockPort is the vsock port of the guest link, where it comes that way.
+// Up to 1023 Linux gives a port only to who has CAP_NET_BIND_SERVICE
+// (LAST_RESERVED_PORT of net/vmw_vsock/af_vsock.c), so that no other user of a
+// guest takes it while bield-init makes way for systemd; 22 is systemd's own.
+const LinkVsockPort = 1011
+
 // Config is all that a guest needs to become this VM.
 type Config struct {
 	Version  int    `json:"version"`
@@ -32,10 +40,20 @@ type Config struct {
 	Network Network  `json:"network"`
 	Shares  []Share  `json:"shares"`
 	User    User     `json:"user"`
+	// Link is how the host reaches bield-init.
+	Link Link `json:"link,omitzero"`
 	// HostKey is the guest path of sshd's one host key; it lies in a share.
 	HostKey string `json:"hostKey"`
 	// Clock is the host's time when it made this file, in Unix nanoseconds.
 	Clock int64 `json:"clock"`
+}
+
+// Link says how the guest link comes. The zero value is the virtio-serial port
+// LinkPort.
+type Link struct {
+	// VsockPort is the port of AF_VSOCK on which the guest listens, at most
+	// 1023: LinkVsockPort. Only the host, CID 2, may connect to it.
+	VsockPort uint32 `json:"vsockPort,omitempty"`
 }
 
 // Root says where the read-only root comes from. Exactly one field is set.

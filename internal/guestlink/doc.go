@@ -1,5 +1,5 @@
 // Package guestlink is the wire between the host daemon and bield-init: a
-// private byte stream (a virtio-serial port with QEMU, vsock later) cut into
+// private byte stream (a virtio-serial port with QEMU, else vsock) cut into
 // streams that each begin with one JSON line naming what they are for.
 //
 // The host side is Dial, the guest side is Serve. A session can be begun at
