@@ -51,8 +51,9 @@ func maskedUnits() []string {
 }
 
 // maskedGenerators look for what a guest has not: disks, terminals, a resume.
+// "ssh" would start an sshd of systemd's own on vsock and on a unix socket.
 func maskedGenerators() []string {
-	return []string{"cryptsetup", "fstab", "getty", "gpt-auto", "hibernate-resume", "integritysetup", "veritysetup", "system-update", "bless-boot"}
+	return []string{"ssh", "cryptsetup", "fstab", "getty", "gpt-auto", "hibernate-resume", "integritysetup", "veritysetup", "system-update", "bless-boot"}
 }
 
 // keepProgram copies this program out of the initramfs, which is about to be
