@@ -44,15 +44,20 @@ func TestPrintVMs(t *testing.T) {
 	var out, errOut bytes.Buffer
 	a := &app{}
 	if err := a.printVMs(&out, &errOut, []spec.VMStatus{
-		{Name: "claude-home", State: spec.StateRunning, IP: netip.MustParseAddr("192.168.83.2"), VCPU: 8, MemoryMiB: 4096, Since: &since, Workspace: "/home/me/work"},
+		{Name: "claude-home", State: spec.StateRunning, IP: netip.MustParseAddr("192.168.83.2"), VCPU: 8, MemoryMiB: 4096, Since: &since, Workspace: "/home/me/work",
+			Hypervisor: "cloud-hypervisor", Accelerator: "kvm", HypervisorWhy: "cloud-hypervisor 53.0 with KVM"},
+		{Name: "slow", State: spec.StateRunning, IP: netip.MustParseAddr("192.168.83.3"), VCPU: 2, MemoryMiB: 512, Workspace: "/srv/s",
+			Hypervisor: "qemu", Accelerator: "tcg", HypervisorWhy: "QEMU 7.2 without KVM: there is no /dev/kvm"},
 		{Name: "b", State: spec.StateFailed, Reason: "the VMM ended: exit status 1", IP: netip.MustParseAddr("192.168.83.103"), VCPU: 1, MemoryMiB: 512, Workspace: "/srv/b"},
 	}, now); err != nil {
 		t.Fatal(err)
 	}
-	const want = `NAME         STATE    IP              VCPU  MEM   UPTIME  WORKSPACE
-claude-home  running  192.168.83.2    8     4G    3h0m    /home/me/work
-b            failed   192.168.83.103  1     512M  -       /srv/b
+	const want = `NAME         STATE    IP              VCPU  MEM   HYPERVISOR            UPTIME  WORKSPACE
+claude-home  running  192.168.83.2    8     4G    cloud-hypervisor/kvm  3h0m    /home/me/work
+slow         running  192.168.83.3    2     512M  qemu/tcg              -       /srv/s
+b            failed   192.168.83.103  1     512M  -                     -       /srv/b
 ! b: the VMM ended: exit status 1
+~ slow: QEMU 7.2 without KVM: there is no /dev/kvm
 `
 	if out.String() != want {
 		t.Errorf("got:\n%swant:\n%s", out.String(), want)

@@ -34,10 +34,13 @@ func kvmBelow(root string) (bool, string) {
 	if _, err := os.Stat(filepath.Join(root, "sys/module/kvm_pvm")); err == nil {
 		return false, "/dev/kvm is KVM in software (kvm_pvm), far too slow for a Linux guest"
 	}
-	if runtime.GOARCH != "amd64" {
-		return true, ""
+	if runtime.GOARCH == "amd64" {
+		if usable, reason := byCPU(root); !usable {
+			return false, reason
+		}
 	}
-	return byCPU(root)
+	reason := askAccess(device)
+	return reason == "", reason
 }
 
 // byCPU says whether an x86 CPU runs guests: it says so itself, or the module
@@ -75,8 +78,13 @@ func askDevice(path string) (reason string) {
 	if version != kvmAPIVersion {
 		return fmt.Sprintf("/dev/kvm has version %d of its interface, not %d", version, kvmAPIVersion)
 	}
+	return ""
+}
+
+// askAccess says why VMMs, which run as users of their own, could not open it.
+func askAccess(path string) (reason string) {
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if err := unix.Stat(path, &st); err != nil {
 		return fmt.Sprintf("look at /dev/kvm: %v", err)
 	}
 	if _, open := kvmGroup(st); !open {

@@ -160,6 +160,9 @@ func (j *job) guestConfig() guestconfig.Config {
 	} else {
 		c.Root.Tag = spec.RootTag
 	}
+	if j.hypervisor.Kind == spec.HypervisorCloudHypervisor {
+		c.Link.VsockPort = guestconfig.LinkVsockPort
+	}
 	for _, ns := range host.Nameservers {
 		c.Network.Nameservers = append(c.Network.Nameservers, ns.String())
 	}

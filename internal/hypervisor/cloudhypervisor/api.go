@@ -23,10 +23,8 @@ const (
 
 // States of a VM, VmInfo.state of the API's description.
 const (
-	stateCreated  = "Created"
-	stateRunning  = "Running"
-	stateShutdown = "Shutdown"
-	statePaused   = "Paused"
+	stateRunning = "Running"
+	statePaused  = "Paused"
 )
 
 // api speaks to one VMM, a connection a request: nothing has to be kept alive,

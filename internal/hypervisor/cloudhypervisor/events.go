@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +16,9 @@ import (
 // maxEvent bounds one event. A guest makes the VMM tell of its devices as often
 // as it likes; what it tells of one is some hundred bytes.
 const maxEvent = 16 << 10
+
+// lastWords is how long after the VMM's end what it told may still be read.
+const lastWords = time.Second
 
 // event is one of the event monitor's. Only words that are known are ever used:
 // a VMM that its guest has taken over may write anything.
@@ -73,6 +76,15 @@ func newWatch(path string, onEvent func(event)) (*watch, error) {
 func (w *watch) stop() {
 	_ = w.fifo.Close()
 	<-w.over
+}
+
+// drain waits until all is read that an ended VMM has written: the pipe is at its
+// end then.
+func (w *watch) drain() {
+	select {
+	case <-w.over:
+	case <-time.After(lastWords):
+	}
 }
 
 // known are the events that mean something here.
@@ -200,5 +212,3 @@ func (s *splitter) reset() {
 // errReset is the end of a VM whose guest has reset its machine. The VMM would
 // boot it anew, with a root that is not forgotten in the host's books.
 var errReset = errors.New("the guest reset its machine: its kernel panicked, or it was told to reboot")
-
-func fifoPath(dir string) string { return filepath.Join(dir, "events.fifo") }

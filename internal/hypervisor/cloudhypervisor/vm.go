@@ -1,28 +1,28 @@
 package cloudhypervisor
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"bield/internal/guestconfig"
+	"bield/internal/hypervisor"
 	"bield/internal/process"
 )
 
 const (
 	// shutdownTimeout bounds the orderly end of a VMM that is to go at once.
 	shutdownTimeout = 2 * time.Second
-	// linkTimeout bounds the wait for the VMM's word on a connection to the guest.
+	// linkTimeout bounds the wait for a guest that does not listen yet, linkTry one
+	// connection: the VMM loses some when the guest resets its device.
 	linkTimeout = 10 * time.Second
+	linkTry     = 2 * time.Second
+	linkPause   = 20 * time.Millisecond
 )
 
 // VM is a running cloud-hypervisor. It implements hypervisor.VM.
@@ -31,6 +31,7 @@ type VM struct {
 	files files
 	api   api
 	watch *watch
+	log   string // "" if an earlier daemon has started it
 
 	mu    sync.Mutex
 	cause error    // what the events say of its end
@@ -38,10 +39,11 @@ type VM struct {
 }
 
 // newVM takes charge of a VMM's process.
-func newVM(p *process.Process, dir string) (*VM, error) {
-	v := &VM{Process: p, files: files{dir}, api: api{files{dir}.api()}}
+func newVM(p *process.Process, m hypervisor.Machine) (*VM, error) {
+	f := files{m.Dir}
+	v := &VM{Process: p, files: f, api: api{f.api()}, log: m.Log}
 	var err error
-	v.watch, err = newWatch(v.files.events(), v.take)
+	v.watch, err = newWatch(f.events(), v.take)
 	return v, err
 }
 
@@ -71,11 +73,24 @@ func (v *VM) Cause() error {
 		return cause
 	case exit.Known && (exit.Code != 0 || exit.Signal != 0):
 		return fmt.Errorf("the VMM ended: %s", exit)
+	case v.broke() != "":
+		return fmt.Errorf("the VMM ended: %s", v.broke())
 	case v.watch.has(event{"vm", "shutdown"}), exit.Known:
 		return nil
 	default:
 		return errors.New("the VMM ended while no daemon saw how")
 	}
+}
+
+// broke is what the VMM says of a CPU or thread of its own that has failed: it then
+// ends as if it had been told to, with the exit code 0.
+func (v *VM) broke() string {
+	for _, line := range process.TailLog(v.log, logLines) {
+		if strings.Contains(line, "VCPU generated error") || strings.Contains(line, "thread panicked") {
+			return line
+		}
+	}
+	return ""
 }
 
 // Serial implements hypervisor.VM.
@@ -90,23 +105,43 @@ func (v *VM) Serial(ctx context.Context) (net.Conn, error) {
 	return v.dialVMM(ctx, v.files.serial())
 }
 
-// Link implements hypervisor.VM: a connection to the guest's vsock port.
+// Link implements hypervisor.VM: a connection to the guest's vsock port. It tries
+// for a while: until the guest listens, the VMM answers with the end, or, before
+// the guest has a driver, not at all.
 func (v *VM) Link(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, linkTimeout)
+	defer cancel()
+	for {
+		conn, err := v.tryLink(ctx)
+		if err == nil {
+			return conn, nil
+		}
+		select {
+		case <-time.After(linkPause):
+		case <-v.Done():
+			return nil, errEnded
+		case <-ctx.Done():
+			return nil, fmt.Errorf("connect to the guest link: %w", err)
+		}
+	}
+}
+
+func (v *VM) tryLink(ctx context.Context) (net.Conn, error) {
 	conn, err := v.dialVMM(ctx, v.files.link())
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, linkTry)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	_ = conn.SetDeadline(time.Now().Add(linkTimeout))
 	err = connectVsock(conn, guestconfig.LinkVsockPort)
-	if !stop() {
-		err = context.Cause(ctx)
+	if !stop() && err == nil {
+		err = context.Cause(ctx) // its deadline may stand already
 	}
 	if err != nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("connect to the guest link: %w", err)
+		return nil, err
 	}
-	_ = conn.SetDeadline(time.Time{})
 	return conn, nil
 }
 
@@ -166,8 +201,7 @@ func (v *VM) Resume(ctx context.Context) error {
 func (v *VM) Kill(ctx context.Context) error {
 	v.shutDown(ctx)
 	err := v.Process.Kill()
-	v.watch.stop()
-	v.closeFirst()
+	v.letGo()
 	v.files.remove()
 	return err
 }
@@ -191,12 +225,15 @@ func (v *VM) shutDown(ctx context.Context) {
 
 // Close implements hypervisor.VM.
 func (v *VM) Close() {
-	v.watch.stop()
-	v.closeFirst()
+	v.letGo()
 	v.Release()
 }
 
-func (v *VM) closeFirst() {
+// letGo closes what the daemon holds of the VM beside its process.
+func (v *VM) letGo() {
+	if v.watch != nil {
+		v.watch.stop()
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.first != nil {

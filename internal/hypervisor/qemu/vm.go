@@ -7,8 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
+	"bield/internal/hypervisor"
 	"bield/internal/process"
 )
 
@@ -93,7 +92,7 @@ func (v *VM) Close() {
 func listenAll(dir string) ([]*os.File, error) {
 	var files []*os.File
 	for _, name := range socketNames() {
-		f, err := listen(filepath.Join(dir, name))
+		f, err := hypervisor.Listen(filepath.Join(dir, name))
 		if err != nil {
 			closeAll(files)
 			removeAll(dir)
@@ -102,43 +101,6 @@ func listenAll(dir string) ([]*os.File, error) {
 		files = append(files, f)
 	}
 	return files, nil
-}
-
-// listen makes a socket that root alone can connect to, in the place of a stale
-// one. The folder is root's: nobody else can have put something there.
-func listen(path string) (*os.File, error) {
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
-		return nil, fmt.Errorf("remove the stale socket: %w", err)
-	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("make socket %s: %w", path, err)
-	}
-	f := os.NewFile(uintptr(fd), path)
-	if err := bind(fd, path); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("make socket %s: %w", path, err)
-	}
-	return f, nil
-}
-
-// backlog is how many connections may wait while QEMU serves one.
-const backlog = 8
-
-// maxSocketPath is the length of sun_path less its closing zero (unix(7)).
-const maxSocketPath = 107
-
-func bind(fd int, path string) error {
-	if len(path) > maxSocketPath {
-		return fmt.Errorf("the path is longer than %d bytes: choose a shorter BIELD_RUN_DIR", maxSocketPath)
-	}
-	if err := unix.Fchmod(fd, 0o600); err != nil { // bind gives it to the file
-		return err
-	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
-		return err
-	}
-	return unix.Listen(fd, backlog)
 }
 
 func closeAll(files []*os.File) {
