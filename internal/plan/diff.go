@@ -157,7 +157,11 @@ func changed(w Wanted, host spec.Host, have spec.ObservedVM) (live, restart, for
 	if have.Spec == nil || have.Host == nil {
 		return nil, nil, nil
 	}
-	live, restart = differ(*have.Spec, w.VM)
+	is := *have.Spec
+	if w.Hypervisor == spec.HypervisorAuto || w.Hypervisor == have.Hypervisor {
+		is.Hypervisor = w.Hypervisor // what it runs on will do
+	}
+	live, restart = differ(is, w.VM)
 	liveHost, restartHost, forced := differHost(*have.Host, host)
 	live, restart = append(live, liveHost...), append(restart, restartHost...)
 	if w.Image != "" && have.Image != w.Image && len(restart) == 0 {

@@ -91,3 +91,21 @@ func alter(t *testing.T, v reflect.Value) {
 		t.Fatalf("no other value of %s", v.Type())
 	}
 }
+
+// TestHypervisorThatWillDo: what a VM runs on needs no restart to be what it asks
+// for now.
+func TestHypervisorThatWillDo(t *testing.T) {
+	vm := claudeHome()
+	vm.Hypervisor = spec.HypervisorAuto
+	have := running(vm)
+	have.Hypervisor = spec.HypervisorQEMU
+	host := spec.Host{Bridge: "microbr"}
+	for asked, restart := range map[spec.HypervisorKind]bool{
+		spec.HypervisorAuto: false, spec.HypervisorQEMU: false, spec.HypervisorCloudHypervisor: true,
+	} {
+		vm.Hypervisor = asked
+		if needed := RestartNeeded(Wanted{VM: vm}, host, have); (len(needed) > 0) != restart {
+			t.Errorf("%s: %q", asked, needed)
+		}
+	}
+}

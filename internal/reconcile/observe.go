@@ -84,7 +84,7 @@ func (e *Engine) see(ctx context.Context) (sight, error) {
 // says which of them live.
 func (s sight) of(record *Record, r *run) spec.ObservedVM {
 	have := spec.ObservedVM{
-		Record: true, Spec: &record.VM, Host: &record.Host, Image: record.Image,
+		Record: true, Spec: &record.VM, Host: &record.Host, Hypervisor: record.Hypervisor.Kind, Image: record.Image,
 		Ready: record.Ready != nil, Shares: map[string]bool{},
 	}
 	for _, share := range record.Shares {
@@ -121,7 +121,7 @@ func (e *Engine) restartNeeded(vm spec.VM, m *machine, d digests) []string {
 	if m.record == nil || m.record.Ready == nil {
 		return nil
 	}
-	have := spec.ObservedVM{Spec: &m.record.VM, Host: &m.record.Host, Image: m.record.Image}
+	have := spec.ObservedVM{Spec: &m.record.VM, Host: &m.record.Host, Hypervisor: m.record.Hypervisor.Kind, Image: m.record.Image}
 	return plan.RestartNeeded(plan.Wanted{VM: vm, Image: d.knownOf(vm.Image)}, e.applied.Host, have)
 }
 

@@ -131,6 +131,9 @@ func loadRecords(run state.Run, log *slog.Logger) ([]Record, error) {
 			log.Error("read a record", "error", err)
 			continue
 		}
+		if r.Hypervisor.Kind == "" { // of a version that had QEMU alone
+			r.Hypervisor = hypervisor.Choice{Kind: spec.HypervisorQEMU, Why: "QEMU, by an earlier version of bield"}
+		}
 		records = append(records, r)
 	}
 	return records, nil

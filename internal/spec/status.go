@@ -94,6 +94,8 @@ type ObservedVM struct {
 	// nil without a record.
 	Spec *VM
 	Host *Host
+	// Hypervisor is what it runs on; never auto.
+	Hypervisor HypervisorKind
 	// Image is the digest that it runs on.
 	Image string
 	// Firewall is Present when the kernel's rules are those that let this VM in.

@@ -1,6 +1,7 @@
 package cloudhypervisor
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -127,8 +128,7 @@ func (w *watch) await(ctx context.Context, e event) error {
 }
 
 // readEvents reads JSON objects one after another, with anything between them. A
-// pipe that is full loses whole ones: what is no longer than PIPE_BUF is written
-// whole or not at all (pipe(7)).
+// pipe that is full loses some, or the end of one.
 func readEvents(r io.Reader, take func(event)) {
 	s := newSplitter(r)
 	for {
@@ -185,6 +185,8 @@ func (s *splitter) add(b byte) bool {
 	switch {
 	case s.depth == 0 && b != '{':
 		return false // between objects
+	case b == '{' && bytes.HasSuffix(s.object, []byte("\n")):
+		s.reset() // nothing within an object begins in the first column: the one before was cut off
 	case len(s.object) >= maxEvent:
 		s.reset()
 		return false
