@@ -54,17 +54,19 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 }
 
 // mayPurge asks before folders are removed.
-func (a *app) mayPurge(p api.PlanReply, o applyOptions) (bool, error) {
+func (a *app) mayPurge(p api.PlanReply, o applyOptions) ([]string, error) {
 	switch {
-	case !o.purge || o.yes || len(p.Purgeable) == 0:
-		return o.purge, nil
+	case !o.purge:
+		return nil, nil
+	case o.yes || len(p.Purgeable) == 0:
+		return p.Purgeable, nil
 	case !isTerminal(os.Stdin) || !isTerminal(a.err):
-		return false, errors.New("--purge asks first, and there is no terminal: add --yes")
+		return nil, errors.New("--purge asks first, and there is no terminal: add --yes")
 	}
 	fmt.Fprintf(a.err, "Remove the state folders (SSH host keys, console logs) of %s? [y/N] ", strings.Join(p.Purgeable, ", "))
 	answer, err := bufio.NewReader(os.Stdin).ReadString('\n')
 	if err != nil || !strings.EqualFold(strings.TrimSpace(answer), "y") {
-		return false, errors.New("nothing was changed")
+		return nil, errors.New("nothing was changed")
 	}
-	return true, nil
+	return p.Purgeable, nil
 }

@@ -73,8 +73,9 @@ type ApplyRequest struct {
 	Host   spec.Host `json:"host"`
 	Origin string    `json:"origin"`
 	Force  bool      `json:"force,omitempty"`
-	// Purge removes the state folders of VMs that the file no longer declares.
-	Purge bool `json:"purge,omitempty"`
+	// Purge names VMs whose state folders go, if the file no longer declares them:
+	// of PlanReply.Purgeable, those that somebody agreed to.
+	Purge []string `json:"purge,omitempty"`
 }
 
 // PlanReply is what an apply would do.

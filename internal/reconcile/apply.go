@@ -20,8 +20,8 @@ type ApplyRequest struct {
 	Origin string
 	// Force starts VMs for which the host has not enough.
 	Force bool
-	// Purge removes the state folders of VMs that the file no longer declares.
-	Purge bool
+	// Purge names VMs whose state folders go, if the file no longer declares them.
+	Purge []string
 }
 
 // Step is one named change to the host.
@@ -156,8 +156,8 @@ func (e *Engine) Apply(ctx context.Context, caller Caller, request ApplyRequest,
 	}
 	w := &wave{e: e, accepted: a, order: order{force: request.Force, changed: true}, show: show}
 	err = errors.Join(gone, w.roll(ctx, names, !sameGround(a.before.Host, a.after.Host)), e.settleHost(ctx, show))
-	if request.Purge && err == nil {
-		err = e.purge(caller, request.Origin, show)
+	if len(request.Purge) > 0 && err == nil {
+		err = e.purge(caller, request, show)
 	}
 	return err
 }
@@ -314,12 +314,15 @@ func (e *Engine) inUse(name string) bool {
 	return there || e.underWay(name, 0)
 }
 
-// purge removes the state folders of VMs that the file no longer declares.
-func (e *Engine) purge(caller Caller, origin string, show func(Progress)) error {
+// purge removes the state folders of VMs that the file no longer declares, and that
+// were named.
+func (e *Engine) purge(caller Caller, request ApplyRequest, show func(Progress)) error {
 	e.acceptMu.Lock()
 	defer e.acceptMu.Unlock()
 	applied, _ := e.snapshot()
-	names := e.purgeable(caller, applied, origin, nil)
+	names := slices.DeleteFunc(e.purgeable(caller, applied, request.Origin, nil), func(name string) bool {
+		return !slices.Contains(request.Purge, name)
+	})
 	if len(names) == 0 {
 		return nil
 	}
