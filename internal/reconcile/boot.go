@@ -26,6 +26,10 @@ const logTail = 8
 
 // startVMM starts the VMM, notes it, and begins to listen to it.
 func (j *job) startVMM(ctx context.Context) error {
+	driver, err := j.e.Hypervisors.Driver(j.hypervisor)
+	if err != nil {
+		return err
+	}
 	machine, err := j.machine(ctx)
 	if err != nil {
 		return err
@@ -43,10 +47,6 @@ func (j *job) startVMM(ctx context.Context) error {
 	j.e.mu.Lock()
 	r.logs, r.console = logs, console
 	j.e.mu.Unlock()
-	driver, err := j.e.Hypervisors.Driver(j.hypervisor)
-	if err != nil {
-		return err
-	}
 	vmm, err := driver.Start(ctx, machine)
 	if err != nil {
 		console.Close()
