@@ -13,8 +13,8 @@ type Machine struct {
 	Name      string
 	VCPU      int
 	MemoryMiB int
-	// Kernel is an ELF with a PVH note, Initrd the whole initramfs. UID must be
-	// able to read both.
+	// Kernel is an ELF with a PVH note on x86-64 and an unpacked Image on arm64,
+	// Initrd the whole initramfs. UID must be able to read both.
 	Kernel, Initrd string
 	// Cmdline is added to what the driver needs on the kernel's command line.
 	Cmdline []string

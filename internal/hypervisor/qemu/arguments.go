@@ -19,8 +19,9 @@ const (
 
 // options are what the host and QEMU's version decide.
 type options struct {
+	board
 	kvm bool
-	// tscKHz is the guest's TSC rate; only without KVM.
+	// tscKHz is the guest's TSC rate; only on x86 and without KVM.
 	tscKHz int
 	// optionROMs says that this QEMU knows the machine's x-option-roms: 9 and
 	// older. Without them it starts the kernel sooner.
@@ -51,8 +52,8 @@ func arguments(m hypervisor.Machine, o options) []string {
 }
 
 func hardware(m hypervisor.Machine, o options) []string {
-	machine, accel, cpu := "microvm,acpi=on,rtc=on,memory-backend=mem", "tcg,thread=multi", "max"
-	if o.optionROMs {
+	machine, accel, cpu := o.machine+",memory-backend=mem", "tcg,thread=multi", o.emulated
+	if o.x86 && o.optionROMs {
 		machine += ",x-option-roms=off"
 	}
 	if o.kvm {
@@ -85,16 +86,22 @@ func channels() []string {
 	}
 }
 
-// commandLine is the kernel's. reboot=t and panic=-1 end QEMU at once, since it
-// runs with -no-reboot.
+// commandLine is the kernel's. panic=-1 and, on x86, reboot=t end QEMU at once,
+// since it runs with -no-reboot.
 func commandLine(m hypervisor.Machine, o options) string {
-	words := []string{"console=ttyS0", "reboot=t", "panic=-1"}
+	words := []string{"console=" + o.console}
+	if o.x86 {
+		words = append(words, "reboot=t")
+	}
+	words = append(words, "panic=-1")
 	if !m.Verbose {
 		words = append(words, "quiet")
 	}
+	if o.x86 && !o.kvm {
+		words = append(words, fmt.Sprintf("tsc_early_khz=%d", o.tscKHz), "tsc=reliable", "no_timer_check")
+	}
 	if !o.kvm {
-		words = append(words, fmt.Sprintf("tsc_early_khz=%d", o.tscKHz), "tsc=reliable", "no_timer_check",
-			"cryptomgr.notests", "init_on_alloc=0")
+		words = append(words, "cryptomgr.notests", "init_on_alloc=0")
 	}
 	return strings.Join(append(words, m.Cmdline...), " ")
 }

@@ -1,5 +1,7 @@
-// Package qemu runs VMs with QEMU's microvm machine: with KVM where that is
-// real, with TCG elsewhere.
+// Package qemu runs VMs with QEMU: with KVM where that is real, with TCG
+// elsewhere. On x86-64 the machine is microvm, on arm64 virt, which is as bare:
+// both have their devices on virtio-mmio, so that a guest looks for no PCI bus
+// and needs the same modules.
 //
 // It promises what package hypervisor does, and that QEMU is confined by its
 // own seccomp sandbox and can't start programs or gain privileges.
@@ -12,7 +14,7 @@
 // back to listening when it ends, so a restarted daemon connects anew.
 //
 //	DIR/qmp.sock      QMP, https://www.qemu.org/docs/master/interop/qmp-spec.html
-//	DIR/serial.sock   the guest's ttyS0
+//	DIR/serial.sock   the guest's serial line
 //	DIR/link.sock     the virtio-serial port guestconfig.LinkPort
 //
 // QMP is spoken one connection a command: nothing has to be kept alive, and no
@@ -20,7 +22,7 @@
 //
 // # Without KVM
 //
-// With ACPI, which the power button needs, the guest's kernel hangs when it
+// On x86 with ACPI, which the power button needs, the guest's kernel hangs when it
 // calibrates the TSC under TCG. It is told the rate instead: under TCG the
 // guest's TSC is the host's, whose rate the driver measures. The kernel's own
 // start-up tests of its ciphers and the zeroing of every allocation are left out

@@ -27,6 +27,7 @@ const (
 // clock rate better the older it is.
 type Driver struct {
 	program string
+	arch    string // of host and guest, by Go's name
 	kvm     bool
 	first   tscReading
 
@@ -36,40 +37,41 @@ type Driver struct {
 // New returns a driver that starts program, "" for the one in PATH, with KVM or
 // without: see hypervisor.KVM.
 func New(program string, kvm bool) *Driver {
-	return &Driver{program: program, kvm: kvm, first: readTSC()}
+	return &Driver{program: program, arch: runtime.GOARCH, kvm: kvm, first: readTSC()}
 }
 
 // ErrMissing says that QEMU is not installed.
-var ErrMissing = errors.New("QEMU is not installed: run `bield setup`, or install the package qemu-system-x86")
+var ErrMissing = errors.New("QEMU is not installed")
 
-// Find returns QEMU's path, or ErrMissing.
+// Find returns QEMU's path, or an error that wraps ErrMissing.
 func (d *Driver) Find() (string, error) {
+	b, err := boardFor(d.arch)
+	if err != nil {
+		return "", err
+	}
 	name := d.program
 	if name == "" {
-		name = programName()
+		name = b.program
 	}
 	path, err := exec.LookPath(name)
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("%s: %w", name, ErrMissing)
+		return "", fmt.Errorf("%s: %w: run `bield setup`, or install the package %s", name, ErrMissing, b.debian)
 	}
 	return path, err
 }
 
-func programName() string {
-	if runtime.GOARCH == "arm64" {
-		return "qemu-system-aarch64"
-	}
-	return "qemu-system-x86_64"
-}
-
 // options finds out what the command line depends on.
 func (d *Driver) options(ctx context.Context, program string) (options, error) {
+	b, err := boardFor(d.arch)
+	if err != nil {
+		return options{}, err
+	}
 	major, err := d.majorVersion(ctx, program)
 	if err != nil {
 		return options{}, err
 	}
-	o := options{kvm: d.kvm, optionROMs: major < 10}
-	if !d.kvm {
+	o := options{board: b, kvm: d.kvm, optionROMs: major < 10}
+	if b.x86 && !d.kvm {
 		o.tscKHz, err = tscKHz(ctx, d.first)
 	}
 	return o, err

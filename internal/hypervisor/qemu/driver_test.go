@@ -1,15 +1,12 @@
 package qemu
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -169,49 +166,6 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
-// realDriver is QEMU without KVM.
-func realDriver(t *testing.T) *Driver {
-	t.Helper()
-	if _, err := exec.LookPath(programName()); err != nil || runtime.GOARCH != "amd64" {
-		skip(t, "no "+programName())
-	}
-	return New("", false)
-}
-
-// echoKernel writes a guest that sends back what it gets on the serial line, and
-// resets the machine at 'q'. It is an ELF with a PVH note (Xen's type 18, the
-// 32-bit entry point).
-func echoKernel(t *testing.T, m hypervisor.Machine) {
-	t.Helper()
-	code := []byte{
-		0x66, 0xBA, 0xFD, 0x03, 0xEC, 0xA8, 0x01, 0x74, 0xF7, // wait for a byte: line status at COM1+5
-		0x66, 0xBA, 0xF8, 0x03, 0xEC, // al = in dx
-		0x3C, 'q', 0x74, 0x03, // 'q': leave the loop
-		0xEE, 0xEB, 0xE9, // out dx, al; again
-		0x6A, 0x00, 0x6A, 0x00, 0x0F, 0x01, 0x1C, 0x24, 0xCC, // an empty IDT and int3: triple fault
-	}
-	const load, headers = 0x100000, 64 + 2*56
-	note := new(bytes.Buffer)
-	write := func(to *bytes.Buffer, values ...any) {
-		for _, v := range values {
-			_ = binary.Write(to, binary.LittleEndian, v)
-		}
-	}
-	write(note, uint32(4), uint32(8), uint32(18), []byte("Xen\x00"), uint64(load))
-	elf := new(bytes.Buffer)
-	write(elf, []byte("\x7fELF\x02\x01\x01"), make([]byte, 9), uint16(2), uint16(62), uint32(1), uint64(load),
-		uint64(64), uint64(0), uint32(0), uint16(64), uint16(56), uint16(2), uint16(0), uint16(0), uint16(0))
-	segment := func(kind, flags uint32, offset, address, size uint64) {
-		write(elf, kind, flags, offset, address, address, size, size, uint64(4))
-	}
-	segment(1, 5, headers, load, uint64(len(code)))
-	segment(4, 4, headers+uint64(len(code)), load+uint64(len(code)), uint64(note.Len()))
-	write(elf, code, note.Bytes())
-	if err := errors.Join(os.WriteFile(m.Kernel, elf.Bytes(), 0o644), os.WriteFile(m.Initrd, []byte("x"), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // openTap makes a tap in a network namespace that ends with its thread.
 func openTap(t *testing.T) *os.File {
 	t.Helper()
@@ -254,9 +208,17 @@ func expect(t *testing.T, conn net.Conn, want string) {
 	}
 }
 
+// TestRealQEMU runs machines of both architectures, whatever this host's is.
 func TestRealQEMU(t *testing.T) {
-	d, m := realDriver(t), machine(t, "echo")
-	echoKernel(t, m)
+	for _, arch := range []string{"amd64", "arm64"} {
+		t.Run(arch, func(t *testing.T) { echoes(t, arch) })
+	}
+}
+
+func echoes(t *testing.T, arch string) {
+	d, m := realDriver(t, arch), machine(t, "echo")
+	echoKernel(t, m, arch)
+	m.RootDisk = m.Initrd
 	m.Taps = []hypervisor.Tap{{Queues: []*os.File{openTap(t)}, MAC: "02:00:00:01:b8:4b"}}
 	vm := start(t, d, m)
 	checkConfined(t, vm.ID().PID)
@@ -333,8 +295,8 @@ func TestRealQEMUErrors(t *testing.T) {
 		"no disk": {func(m *hypervisor.Machine) { m.RootDisk = "/nowhere/root.erofs" }, "/nowhere/root.erofs"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d, m := realDriver(t), machine(t, "broken")
-			echoKernel(t, m)
+			d, m := realDriver(t, "amd64"), machine(t, "broken")
+			echoKernel(t, m, "amd64")
 			test.change(&m)
 			vm, err := d.Start(t.Context(), m)
 			if err == nil {
