@@ -251,11 +251,11 @@ func (b *builder) kernel() (string, error) {
 		return "", err
 	}
 	defer tree.Close()
-	packed, err := readBounded(tree, "work/vmlinuz", maxBzImage)
+	packed, err := readBounded(tree, "work/vmlinuz", maxPacked)
 	if err != nil {
 		return "", fmt.Errorf("read the kernel: %w", err)
 	}
-	vmlinux, err := extractKernel(packed)
+	vmlinux, err := extractKernel(packed, b.in.Arch)
 	if err != nil {
 		return "", err
 	}

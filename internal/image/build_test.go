@@ -50,7 +50,7 @@ func newWorkshop(t *testing.T, script string) workshop {
 			t.Fatal(err)
 		}
 	}
-	in, err := resolve(debianHost(t), spec.Image{})
+	in, err := resolve(debianHost(t), spec.Image{}, "amd64")
 	if err != nil {
 		t.Fatal(err)
 	}

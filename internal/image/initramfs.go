@@ -104,7 +104,7 @@ func ConfigArchive(cfg guestconfig.Config) ([]byte, error) {
 // initBinary as init. It is made when it does not exist yet, and is there for a
 // day after the last call at least: then Prune may take it.
 func (i Image) Initrd(ctx context.Context, initBinary string) (string, error) {
-	program, err := readInit(initBinary)
+	program, err := readInit(initBinary, i.Inputs.Arch)
 	if err != nil {
 		return "", err
 	}
@@ -135,7 +135,7 @@ func initrdName(program []byte) string {
 }
 
 // readInit checks that the program can be what the kernel starts.
-func readInit(path string) ([]byte, error) {
+func readInit(path, arch string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the guest's init: %w", err)
@@ -147,8 +147,8 @@ func readInit(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the guest's init: %w", err)
 	}
-	if err := checkELF(program); err != nil {
-		return nil, fmt.Errorf("read the guest's init: %s is no x86-64 program", path)
+	if err := checkELF(program, arch); err != nil {
+		return nil, fmt.Errorf("read the guest's init: %s is no program for %s", path, arch)
 	}
 	return program, nil
 }

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"debug/elf"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -116,9 +117,14 @@ func TestConfigArchive(t *testing.T) {
 	}
 }
 
+// anImage has modules and kernel for amd64, and nothing else.
+func anImage(dir string) Image {
+	return Image{Manifest: Manifest{Inputs: Inputs{Arch: "amd64"}}, dir: dir}
+}
+
 func TestInitrd(t *testing.T) {
 	dir := t.TempDir()
-	img := Image{dir: dir}
+	img := anImage(dir)
 	if err := os.WriteFile(img.Modules(), archive(t, someModules()), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -161,12 +167,17 @@ func TestInitrdErrors(t *testing.T) {
 	if err := os.WriteFile(text, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	arm := filepath.Join(dir, "arm")
+	if err := os.WriteFile(arm, elfFor(elf.EM_AARCH64, ""), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for path, want := range map[string]string{
-		text:                         "no x86-64 program",
+		arm:                          "no program for amd64",
+		text:                         "no program for amd64",
 		dir:                          "is no program",
 		filepath.Join(dir, "absent"): "no such file",
 	} {
-		if _, err := (Image{dir: dir}).Initrd(t.Context(), path); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := anImage(dir).Initrd(t.Context(), path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %q", path, err, want)
 		}
 	}
@@ -174,7 +185,7 @@ func TestInitrdErrors(t *testing.T) {
 	if err := os.WriteFile(program, fakeELF(""), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (Image{dir: dir}).Initrd(t.Context(), program); err == nil {
+	if _, err := anImage(dir).Initrd(t.Context(), program); err == nil {
 		t.Error("no error without the modules")
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*initrd*")); len(left) != 0 {

@@ -21,7 +21,7 @@ import (
 type Inputs struct {
 	// Recipe is the version of the steps that make an image.
 	Recipe int `json:"recipe"`
-	// Arch is Debian's name of the architecture, "amd64".
+	// Arch is Debian's name of the architecture, "amd64" or "arm64".
 	Arch         string    `json:"arch"`
 	Distribution string    `json:"distribution"`
 	Suite        string    `json:"suite"`

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -63,7 +64,7 @@ func TestResolve(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			in, err := resolve(root, tt.img)
+			in, err := resolve(root, tt.img, "amd64")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -85,7 +86,7 @@ func TestResolve(t *testing.T) {
 }
 
 func TestResolvePackages(t *testing.T) {
-	in, err := resolve(debianHost(t), spec.Image{Packages: []string{"jq", "zsh", "build-essential", "jq"}})
+	in, err := resolve(debianHost(t), spec.Image{Packages: []string{"jq", "zsh", "build-essential", "jq"}}, "amd64")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,8 +103,27 @@ func TestResolvePackages(t *testing.T) {
 	}
 }
 
+// TestResolveArchitecture: what differs is the name and the kernel.
+func TestResolveArchitecture(t *testing.T) {
+	root := debianHost(t)
+	want, err := resolve(root, spec.Image{}, "amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.Arch, want.Kernel = "arm64", "linux-image-cloud-arm64"
+	if got, err := resolve(root, spec.Image{}, "arm64"); err != nil || got.Digest() != want.Digest() {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if args := mmdebstrapArgs(want, "root", "work"); !slices.Contains(args, "--architectures=arm64") {
+		t.Errorf("mmdebstrap %q", args)
+	}
+	if _, err := resolve(root, spec.Image{}, "riscv64"); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("riscv64: %v", err)
+	}
+}
+
 func TestResolveUbuntuKeyring(t *testing.T) {
-	in, err := resolve(debianHost(t), spec.Image{Suite: "noble", Mirror: "http://ubuntu.example.test/ubuntu", Keyring: "/srv/ubuntu-keys.gpg"})
+	in, err := resolve(debianHost(t), spec.Image{Suite: "noble", Mirror: "http://ubuntu.example.test/ubuntu", Keyring: "/srv/ubuntu-keys.gpg"}, "amd64")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +155,7 @@ func TestResolveErrors(t *testing.T) {
 		{root, spec.Image{Packages: []string{"a,b"}}, `extra package "a,b"`},
 	}
 	for _, tt := range tests {
-		_, err := resolve(tt.root, tt.img)
+		_, err := resolve(tt.root, tt.img, "amd64")
 		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%+v: error %v, want %q", tt.img, err, tt.want)
 		}
@@ -144,7 +164,7 @@ func TestResolveErrors(t *testing.T) {
 
 func TestDigest(t *testing.T) {
 	root := debianHost(t)
-	in, err := resolve(root, spec.Image{Packages: []string{"jq"}})
+	in, err := resolve(root, spec.Image{Packages: []string{"jq"}}, "amd64")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +192,7 @@ func TestDigest(t *testing.T) {
 		digests[other.Digest()] = true
 	}
 	writeFiles(t, root, map[string]string{"etc/apt/sources.list.d/debian.sources": strings.Replace(debianSources, "me:secret", "you:other", 1)})
-	if again, err := resolve(root, spec.Image{Packages: []string{"jq", "zsh"}}); err != nil || again.Digest() != in.Digest() {
+	if again, err := resolve(root, spec.Image{Packages: []string{"jq", "zsh"}}, "amd64"); err != nil || again.Digest() != in.Digest() {
 		t.Errorf("credentials or a package named twice change the digest: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"compress/gzip"
+	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,15 +14,28 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// Bounds of a kernel: Debian's are near 10 MB packed and 60 MB unpacked.
+// Bounds of a kernel: Debian's are near 10 MB packed and 60 MB unpacked,
+// 30 MB on arm64, where they are not packed.
 const (
-	maxBzImage = 128 << 20
-	maxKernel  = 512 << 20
-	maxWindow  = 128 << 20 // of `zstd --ultra -22`, as the kernel's build calls it
+	maxPacked = 128 << 20
+	maxKernel = 512 << 20
+	maxWindow = 128 << 20 // of `zstd --ultra -22`, as the kernel's build calls it
 )
 
 // errKernel is wrapped by every complaint about a kernel file.
-var errKernel = errors.New("not a kernel image for x86-64")
+var errKernel = errors.New("not a kernel image for this architecture")
+
+// extractKernel takes what a VMM starts out of a distribution's vmlinuz: an ELF
+// file on amd64, an Image on arm64. arch is Debian's name.
+func extractKernel(vmlinuz []byte, arch string) ([]byte, error) {
+	switch arch {
+	case "amd64":
+		return extractELF(vmlinuz)
+	case "arm64":
+		return extractImage(vmlinuz)
+	}
+	return nil, fmt.Errorf("kernel for %s: %w", arch, ErrUnsupported)
+}
 
 // Places in a bzImage, from the kernel's Documentation/arch/x86/boot.rst.
 const (
@@ -33,9 +47,9 @@ const (
 	endOfHeader      = 0x250
 )
 
-// extractKernel takes the ELF file out of a bzImage. The payload's last four
+// extractELF takes the ELF file out of a bzImage. The payload's last four
 // bytes are its unpacked size (scripts/Makefile.lib: size_append).
-func extractKernel(bzImage []byte) ([]byte, error) {
+func extractELF(bzImage []byte) ([]byte, error) {
 	payload, err := kernelPayload(bzImage)
 	if err != nil {
 		return nil, err
@@ -56,7 +70,7 @@ func extractKernel(bzImage []byte) ([]byte, error) {
 	if n != int64(size) {
 		return nil, fmt.Errorf("unpack the kernel: %d of %d bytes: %w", n, size, io.ErrUnexpectedEOF)
 	}
-	return kernel.Bytes(), checkELF(kernel.Bytes())
+	return kernel.Bytes(), checkELF(kernel.Bytes(), "amd64")
 }
 
 func kernelPayload(b []byte) ([]byte, error) {
@@ -106,10 +120,11 @@ func unpack(payload []byte) (io.Reader, error) {
 	}
 }
 
-// checkELF wants a 64-bit little-endian ELF file for x86-64 (machine 62).
-func checkELF(b []byte) error {
-	if len(b) < 64 || !bytes.HasPrefix(b, []byte("\x7fELF\x02\x01")) || binary.LittleEndian.Uint16(b[18:]) != 62 {
-		return fmt.Errorf("%w: what it unpacks to is no x86-64 ELF file", errKernel)
+// checkELF wants a 64-bit little-endian ELF file for the architecture.
+func checkELF(b []byte, arch string) error {
+	machine := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[arch]
+	if len(b) < 64 || !bytes.HasPrefix(b, []byte("\x7fELF\x02\x01")) || elf.Machine(binary.LittleEndian.Uint16(b[18:])) != machine {
+		return fmt.Errorf("%w: it holds no ELF file for %s", errKernel, arch)
 	}
 	return nil
 }

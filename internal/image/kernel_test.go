@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"compress/gzip"
+	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -15,11 +16,13 @@ import (
 )
 
 // fakeELF is the header of an x86-64 ELF file and some text.
-func fakeELF(text string) []byte {
+func fakeELF(text string) []byte { return elfFor(elf.EM_X86_64, text) }
+
+func elfFor(machine elf.Machine, text string) []byte {
 	b := make([]byte, 64, 64+len(text))
 	copy(b, "\x7fELF\x02\x01\x01")
 	binary.LittleEndian.PutUint16(b[16:], 2)
-	binary.LittleEndian.PutUint16(b[18:], 62)
+	binary.LittleEndian.PutUint16(b[18:], uint16(machine))
 	return append(b, text...)
 }
 
@@ -81,7 +84,7 @@ func TestExtractKernel(t *testing.T) {
 	}
 	for name, payload := range payloads {
 		for _, sects := range []byte{0, 27} {
-			got, err := extractKernel(fakeBzImage(sects, payload))
+			got, err := extractKernel(fakeBzImage(sects, payload), "amd64")
 			if err != nil || !bytes.Equal(got, kernel) {
 				t.Errorf("%s, %d sectors: %d bytes, %v", name, sects, len(got), err)
 			}
@@ -97,8 +100,7 @@ func TestExtractKernelErrors(t *testing.T) {
 		f(b)
 		return b
 	}
-	other := bytes.Clone(kernel)
-	other[18] = 183 // AArch64
+	other := elfFor(elf.EM_AARCH64, strings.Repeat("kernel ", 1000))
 	tests := []struct {
 		name string
 		in   []byte
@@ -115,12 +117,12 @@ func TestExtractKernelErrors(t *testing.T) {
 		{"huge", fakeBzImage(4, appendSize(pack(t, kernel, openZstd), maxKernel+1)), "unpacked size", false},
 		{"larger than it is", fakeBzImage(4, appendSize(pack(t, kernel, openZstd), len(kernel)+1)), "of 7065 bytes", true},
 		{"unknown", fakeBzImage(4, appendSize([]byte("????????"), 100)), "unknown compression", false},
-		{"no ELF", fakeBzImage(4, appendSize(pack(t, make([]byte, 100), openZstd), 100)), "no x86-64 ELF", false},
-		{"other machine", fakeBzImage(4, appendSize(pack(t, other, openZstd), len(other))), "no x86-64 ELF", false},
+		{"no ELF", fakeBzImage(4, appendSize(pack(t, make([]byte, 100), openZstd), 100)), "no ELF file for amd64", false},
+		{"other machine", fakeBzImage(4, appendSize(pack(t, other, openZstd), len(other))), "no ELF file for amd64", false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := extractKernel(tt.in)
+			_, err := extractKernel(tt.in, "amd64")
 			if err == nil || !strings.Contains(err.Error(), tt.want) || errors.Is(err, errKernel) == tt.not {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
@@ -135,8 +137,8 @@ func FuzzExtractKernel(f *testing.F) {
 	}
 	f.Add(fakeBzImage(4, pack(f, kernel, openGzip)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		got, err := extractKernel(data)
-		if err == nil && checkELF(got) != nil {
+		got, err := extractKernel(data, "amd64")
+		if err == nil && checkELF(got, "amd64") != nil {
 			t.Error("a kernel that is no ELF")
 		}
 	})

@@ -28,7 +28,7 @@ func TestKeyringIsAnyFile(t *testing.T) {
 		"pipe": "no file of at most 1048576 bytes", "zero": "no file of", "proc": "no file of", "dir": "no file of",
 		"empty": "no file of", "large": "no file of", "loop": "too many levels", "absent": "does not exist",
 	} {
-		in, err := resolve(root, spec.Image{Keyring: "/srv/" + name})
+		in, err := resolve(root, spec.Image{Keyring: "/srv/" + name}, "amd64")
 		switch {
 		case want == "" && (err != nil || in.Sources[0].KeyringSHA256 == ""):
 			t.Errorf("%s: %v", name, err)

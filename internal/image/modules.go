@@ -36,6 +36,7 @@ func wantedModules() []wantedModule {
 		{name: "erofs"},
 		{name: "evdev", optional: true},
 		{name: "button", optional: true},
+		{name: "gpio_pl061", optional: true}, // the power button's line on arm64
 		{name: "vmw_vsock_virtio_transport", optional: true},
 	}
 }

@@ -135,7 +135,12 @@ func checkKernel(t *testing.T, img Image) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := checkELF(kernel); err != nil {
+	if img.Inputs.Arch == "amd64" {
+		err = checkELF(kernel, "amd64")
+	} else {
+		_, err = checkImage(kernel)
+	}
+	if err != nil {
 		t.Error(err)
 	}
 	if !bytes.Contains(kernel, []byte("Linux version "+img.Manifest.Kernel)) {

@@ -23,11 +23,13 @@ var ErrUnsupported = errors.New("not supported")
 // Resolve fills in what img leaves to the host: its suite, its distribution's
 // own package sources and their keyring. It reads files only; whether the
 // sources can be reached shows in the build.
-func Resolve(img spec.Image) (Inputs, error) { return resolve("/", img) }
+func Resolve(img spec.Image) (Inputs, error) { return resolve("/", img, runtime.GOARCH) }
 
-func resolve(root string, img spec.Image) (Inputs, error) {
-	if runtime.GOARCH != "amd64" {
-		return Inputs{}, fmt.Errorf("images for %s: %w", runtime.GOARCH, ErrUnsupported)
+// resolve is Resolve for the host below root. For what bield runs on, Go's name
+// of an architecture is Debian's.
+func resolve(root string, img spec.Image, arch string) (Inputs, error) {
+	if arch != "amd64" && arch != "arm64" {
+		return Inputs{}, fmt.Errorf("images for %s: %w", arch, ErrUnsupported)
 	}
 	if err := check(img); err != nil {
 		return Inputs{}, err
@@ -46,9 +48,9 @@ func resolve(root string, img spec.Image) (Inputs, error) {
 		return Inputs{}, err
 	}
 	return Inputs{
-		Recipe: recipeVersion, Arch: runtime.GOARCH,
+		Recipe: recipeVersion, Arch: arch,
 		Distribution: r.distribution(), Suite: r.suite(),
-		Sources: inner, Kernel: kernelPackage(r.distribution()),
+		Sources: inner, Kernel: kernelPackage(r.distribution(), arch),
 		Packages: packages(img.Packages),
 		UIDBase:  spec.ImageUIDBase, UIDCount: spec.ImageUIDCount,
 		download: sources, root: root,
@@ -191,9 +193,9 @@ func basePackages() []string {
 }
 
 // kernelPackage depends on the newest kernel made for virtual machines.
-func kernelPackage(distribution string) string {
+func kernelPackage(distribution, arch string) string {
 	if distribution == "ubuntu" {
 		return "linux-image-virtual"
 	}
-	return "linux-image-cloud-" + runtime.GOARCH
+	return "linux-image-cloud-" + arch
 }

@@ -18,7 +18,7 @@ func fill(t *testing.T, s Store, digests ...string) {
 	for i, d := range digests {
 		at := time.Unix(int64(i)*60, 0).UTC().Format(time.RFC3339)
 		writeFiles(t, s.path(d), map[string]string{
-			"manifest.json":        `{"version":1,"digest":"` + d + `","sizeBytes":10,"madeAt":"` + at + `"}`,
+			"manifest.json":        `{"version":1,"digest":"` + d + `","inputs":{"arch":"amd64"},"sizeBytes":10,"madeAt":"` + at + `"}`,
 			"tree/rootfs/etc/file": "x", "vmlinux": "", "modules.cpio": "",
 		})
 	}

@@ -16,7 +16,7 @@
 // A fake is the test's own binary under the name of the program that it plays
 // (see Programs), in a folder of one test:
 //
-//	qemu-system-x86_64, virtiofsd, mmdebstrap
+//	QEMU of this machine's architecture, virtiofsd, mmdebstrap
 //	plan.json     what is to go wrong; see Plan. It may be missing
 //	net/          mode 1777; IP.sock is where the guest of that address takes
 //	              SSH connections, NAME.hangs says that a guest stands still

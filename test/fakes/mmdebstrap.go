@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 )
 
@@ -49,7 +50,24 @@ func runMmdebstrap(_ string, p Plan, args []string) error {
 	if err := os.WriteFile(filepath.Join(modules, "modules.builtin"), []byte(list.String()), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(filepath.Dir(root), "work", "vmlinuz"), bzImage(), 0o644)
+	return os.WriteFile(filepath.Join(filepath.Dir(root), "work", "vmlinuz"), vmlinuz(runtime.GOARCH), 0o644)
+}
+
+// vmlinuz is the smallest kernel file of an architecture.
+func vmlinuz(arch string) []byte {
+	if arch == "arm64" {
+		return imageARM64()
+	}
+	return bzImage()
+}
+
+// imageARM64 is the header of an Image alone, as Documentation/arch/arm64/booting.rst
+// has it.
+func imageARM64() []byte {
+	image := make([]byte, 64)
+	binary.LittleEndian.PutUint64(image[0x10:], uint64(len(image)))
+	copy(image[0x38:], "ARM\x64")
+	return image
 }
 
 // bzImage is the smallest file that a kernel can be taken out of; the offsets

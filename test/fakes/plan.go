@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 )
 
@@ -96,13 +97,21 @@ func readPlan(dir string) (Plan, error) {
 	return p, nil
 }
 
+// QEMU is the name of this machine's QEMU.
+func QEMU() string {
+	if runtime.GOARCH == "arm64" {
+		return "qemu-system-aarch64"
+	}
+	return "qemu-system-x86_64"
+}
+
 // Programs maps names of programs to what plays them; each returns its exit
 // code.
 func Programs() map[string]func() int {
 	return map[string]func() int{
-		"qemu-system-x86_64": program("qemu-system-x86_64", runQEMU),
-		"virtiofsd":          program("virtiofsd", runVirtiofsd),
-		"mmdebstrap":         program("E", runMmdebstrap),
+		QEMU():       program(QEMU(), runQEMU),
+		"virtiofsd":  program("virtiofsd", runVirtiofsd),
+		"mmdebstrap": program("E", runMmdebstrap),
 	}
 }
 

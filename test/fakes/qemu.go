@@ -38,7 +38,7 @@ func runQEMU(dir string, p Plan, args []string) error {
 	g := p.VMs[m.name]
 	switch {
 	case g.Crash == AtStart:
-		fmt.Fprintln(os.Stderr, "qemu-system-x86_64: "+g.Says)
+		fmt.Fprintln(os.Stderr, QEMU()+": "+g.Says)
 		return exit(max(1, g.Exit))
 	case g.Hang == AtStart:
 		forever()
