@@ -98,10 +98,10 @@ func (h Host) unpack(ctx context.Context, sources []apt.Source) error {
 		return err
 	}
 	dir := filepath.Join(tmp, "root")
-	if err := extract(ctx, debs, dir); err != nil {
+	if err := extract(ctx, debs, dir, h.arch()); err != nil {
 		return err
 	}
-	if _, err := virtiofsdVersion(ctx, bundleCommand(dir)); err != nil {
+	if _, err := virtiofsdVersion(ctx, bundleCommand(dir, h.arch())); err != nil {
 		return err
 	}
 	return os.Rename(dir, filepath.Join(h.tools(), "virtiofsd-"+debVersion(debs[0])))
@@ -117,7 +117,7 @@ func debVersion(path string) string {
 }
 
 // extract unpacks without running any script of the packages.
-func extract(ctx context.Context, debs []string, dir string) error {
+func extract(ctx context.Context, debs []string, dir, arch string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func extract(ctx context.Context, debs []string, dir string) error {
 		}
 	}
 	// Documents and character sets are of no use here.
-	for _, unused := range []string{"usr/share", "usr/lib/x86_64-linux-gnu/gconv"} {
+	for _, unused := range []string{"usr/share", filepath.Join(bundleLibraries(arch), "gconv")} {
 		if err := os.RemoveAll(filepath.Join(dir, unused)); err != nil {
 			return err
 		}

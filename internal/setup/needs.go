@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"bield/internal/apt"
 )
@@ -57,14 +58,26 @@ type program struct {
 	versioned bool
 }
 
-func programs() []program {
+// qemu is the program that runs VMs of the host's architecture.
+func qemu(arch string) program {
+	p := program{name: "qemu-system-x86_64", packages: map[family]string{
+		familyDebian: "qemu-system-x86", familyFedora: "qemu-system-x86-core",
+		familyArch: "qemu-system-x86", familyNix: "qemu"}}
+	if arch == "arm64" {
+		p = program{name: "qemu-system-aarch64", packages: map[family]string{
+			familyDebian: "qemu-system-arm", familyFedora: "qemu-system-aarch64-core",
+			familyArch: "qemu-system-aarch64", familyNix: "qemu"}}
+	}
+	p.purpose, p.versioned = "runs the VMs", true
+	return p
+}
+
+func programs(arch string) []program {
 	same := func(name string) map[family]string {
 		return map[family]string{familyDebian: name, familyFedora: name, familyArch: name, familyNix: name}
 	}
 	return []program{
-		{name: "qemu-system-x86_64", purpose: "runs the VMs", versioned: true, packages: map[family]string{
-			familyDebian: "qemu-system-x86", familyFedora: "qemu-system-x86-core",
-			familyArch: "qemu-system-x86", familyNix: "qemu"}},
+		qemu(arch),
 		{name: "mmdebstrap", purpose: "makes guest images", packages: map[family]string{
 			familyDebian: "mmdebstrap", familyFedora: "mmdebstrap",
 			familyArch: userRepository + "mmdebstrap", familyNix: "mmdebstrap"}},
@@ -86,6 +99,15 @@ type Host struct {
 	Path []string
 	// CacheDir is bield's cache.
 	CacheDir string
+	// Arch is Go's name of its architecture; "" means that of this program.
+	Arch string
+}
+
+func (h Host) arch() string {
+	if h.Arch == "" {
+		return runtime.GOARCH
+	}
+	return h.Arch
 }
 
 func (h Host) root() string {
@@ -111,7 +133,7 @@ func (h Host) Missing(ctx context.Context) ([]Need, error) {
 	}
 	fam := familyOf(release)
 	var needs []Need
-	for _, p := range programs() {
+	for _, p := range programs(h.arch()) {
 		if h.find(p.name) == "" {
 			needs = append(needs, Need{Program: p.name, Purpose: p.purpose, Package: p.packages[fam], Optional: p.optional})
 		}

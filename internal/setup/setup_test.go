@@ -37,7 +37,7 @@ func newHost(t *testing.T, release string, files map[string]string, lacks ...str
 	t.Helper()
 	root := t.TempDir()
 	all := map[string]string{"etc/os-release": release}
-	for _, p := range programs() {
+	for _, p := range programs("amd64") {
 		if !slices.Contains(lacks, p.name) {
 			all["bin/"+p.name] = "#!/bin/sh\n"
 		}
@@ -54,7 +54,7 @@ func newHost(t *testing.T, release string, files map[string]string, lacks ...str
 			t.Fatal(err)
 		}
 	}
-	return Host{Root: root, Path: []string{filepath.Join(root, "bin")}, CacheDir: filepath.Join(root, "cache")}
+	return Host{Root: root, Path: []string{filepath.Join(root, "bin")}, CacheDir: filepath.Join(root, "cache"), Arch: "amd64"}
 }
 
 func TestVirtiofsd(t *testing.T) {

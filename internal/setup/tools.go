@@ -30,7 +30,7 @@ func (h Host) Tools(ctx context.Context) ([]Tool, error) {
 	// Without a name of the distribution no package has one.
 	release, _ := apt.HostRelease(h.root())
 	var tools []Tool
-	for _, p := range programs() {
+	for _, p := range programs(h.arch()) {
 		tools = append(tools, h.tool(ctx, p, familyOf(release)))
 	}
 	t, err := h.virtiofsdTool(ctx, release)

@@ -27,8 +27,8 @@ func TestAdvice(t *testing.T) {
 		"opensuse": byHand, "": byHand,
 	} {
 		t.Run(file, func(t *testing.T) {
-			h := Host{Root: t.TempDir(), Path: []string{t.TempDir()}, CacheDir: t.TempDir()}
-			needs, err := Host{Root: release(t, "fedora42"), Path: h.Path, CacheDir: h.CacheDir}.Missing(t.Context())
+			h := Host{Root: t.TempDir(), Path: []string{t.TempDir()}, CacheDir: t.TempDir(), Arch: "amd64"}
+			needs, err := Host{Root: release(t, "fedora42"), Path: h.Path, CacheDir: h.CacheDir, Arch: h.Arch}.Missing(t.Context())
 			if file != "" {
 				h.Root = release(t, file)
 				needs, err = h.Missing(t.Context())
@@ -40,6 +40,29 @@ func TestAdvice(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
 		})
+	}
+}
+
+// TestAdviceOnArm64: only QEMU is another package there.
+func TestAdviceOnArm64(t *testing.T) {
+	for file, want := range map[string]string{
+		"fedora42": "sudo dnf install qemu-system-aarch64-core mmdebstrap",
+		"arch":     "sudo pacman -S --needed qemu-system-aarch64 shadow", "nixos2505": "[ qemu mmdebstrap",
+		"opensuse": "install by hand: qemu-system-aarch64, mmdebstrap",
+	} {
+		h := Host{Root: release(t, file), Path: []string{t.TempDir()}, CacheDir: t.TempDir(), Arch: "arm64"}
+		needs, err := h.Missing(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(h.Advice(needs), "\n"); !strings.Contains(got, want) {
+			t.Errorf("%s: %s", file, got)
+		}
+	}
+	h := Host{Root: release(t, "debian12"), Path: []string{t.TempDir()}, CacheDir: t.TempDir(), Arch: "arm64"}
+	needs, err := h.Missing(t.Context())
+	if err != nil || needs[0].Program != "qemu-system-aarch64" || needs[0].Package != "qemu-system-arm" {
+		t.Errorf("Debian: %+v, %v", needs, err)
 	}
 }
 

@@ -79,19 +79,30 @@ func (h Host) bundles() [][]string {
 	slices.SortFunc(dirs, func(a, b string) int { return compareVersions(filepath.Base(b), filepath.Base(a)) })
 	var out [][]string
 	for _, dir := range dirs {
-		out = append(out, bundleCommand(dir))
+		out = append(out, bundleCommand(dir, h.arch()))
 	}
 	return out
 }
 
 // bundleCommand starts the virtiofsd unpacked in dir by the loader and with
 // the libraries that were unpacked with it.
-func bundleCommand(dir string) []string {
-	libraries := filepath.Join(dir, "usr/lib/x86_64-linux-gnu")
+func bundleCommand(dir, arch string) []string {
+	libraries, loader := filepath.Join(dir, bundleLibraries(arch)), "ld-linux-x86-64.so.2"
+	if arch == "arm64" {
+		loader = "ld-linux-aarch64.so.1"
+	}
 	return []string{
-		filepath.Join(libraries, "ld-linux-x86-64.so.2"), "--inhibit-cache",
+		filepath.Join(libraries, loader), "--inhibit-cache",
 		"--library-path", libraries, filepath.Join(dir, "usr/libexec/virtiofsd"),
 	}
+}
+
+// bundleLibraries is Debian's folder of libraries for an architecture.
+func bundleLibraries(arch string) string {
+	if arch == "arm64" {
+		return "usr/lib/aarch64-linux-gnu"
+	}
+	return "usr/lib/x86_64-linux-gnu"
 }
 
 var digits = regexp.MustCompile(`\d+`)

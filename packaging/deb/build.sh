@@ -29,7 +29,12 @@ install -m 755 "$deb/postinst" "$deb/prerm" "$deb/postrm" "$stage/DEBIAN"
 # Sizes as dpkg-gencontrol counts them: files in whole KiB, 1 for all else.
 size=$(cd "$stage" && find . -path ./DEBIAN -prune -o \( -type f -printf '%s\n' -o -printf '1\n' \) | awk '{ n += ($1 == 1) ? 1 : int(($1 + 1023) / 1024) } END { print n }')
 arch=${DEB_ARCH:-$(dpkg --print-architecture)}
-sed -e "s|@VERSION@|$version|" -e "s|@ARCH@|$arch|" -e "s|@SIZE@|$size|" "$deb/control.in" > "$stage/DEBIAN/control"
+case $arch in
+  amd64) qemu=qemu-system-x86 ;;
+  arm64) qemu=qemu-system-arm ;;
+  *) echo "bield has no QEMU for $arch" >&2; exit 1 ;;
+esac
+sed -e "s|@VERSION@|$version|" -e "s|@ARCH@|$arch|" -e "s|@QEMU@|$qemu|" -e "s|@SIZE@|$size|" "$deb/control.in" > "$stage/DEBIAN/control"
 
 mkdir -p "$DIST"
 dpkg-deb --root-owner-group -Z"${DEB_COMPRESSION:-xz}" --build "$stage" "$DIST/bield_${version}_$arch.deb"
