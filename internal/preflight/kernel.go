@@ -24,14 +24,21 @@ func (h Host) kernel() Result {
 	if err != nil {
 		return warn(err.Error(), "mount /proc")
 	}
+	return judgeKernel(release, runtime.GOARCH)
+}
+
+func judgeKernel(release, arch string) Result {
 	major, minor, known := kernelVersion(release)
 	switch {
-	case runtime.GOARCH != "amd64":
-		return fail("Linux "+release+" on "+runtime.GOARCH+": bield runs on amd64 only", "use a machine with an x86-64 CPU")
+	case arch != "amd64" && arch != "arm64":
+		return fail("Linux "+release+" on "+arch+": bield runs on amd64 and arm64 only", "use a machine with such a CPU")
 	case !known:
 		return warn("Linux " + release + ": what version is that?")
 	case major < oldestMajor || major == oldestMajor && minor < oldestMinor:
 		return fail(fmt.Sprintf("Linux %s: bield needs %d.%d or newer", release, oldestMajor, oldestMinor), "upgrade the kernel and reboot")
+	}
+	if arch == "arm64" {
+		return warn("Linux " + release + " on arm64: bield has not been tested on such a machine as a whole")
 	}
 	return ok("Linux %s", release)
 }

@@ -6,23 +6,27 @@ import (
 	"errors"
 	"maps"
 	"os"
-	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
 func TestKernel(t *testing.T) {
-	if runtime.GOARCH != "amd64" {
-		t.Skip("bield runs on amd64 only")
-	}
 	for release, want := range map[string]State{
 		"6.1.0-37-cloud-amd64": OK, "5.10.0": OK, "5.9.16-arch1-1": Fail, "4.19.0": Fail, "10.0-rc1": OK, "odd": Warn,
 	} {
-		h := fakeHost(t, map[string]string{"proc/sys/kernel/osrelease": release + "\n"})
-		if r := h.kernel(); r.State != want {
+		if r := judgeKernel(release, "amd64"); r.State != want {
 			t.Errorf("%s: %+v", release, r)
 		}
+	}
+	for arch, want := range map[string]State{"amd64": OK, "arm64": Warn, "riscv64": Fail} {
+		if r := judgeKernel("6.1.0", arch); r.State != want {
+			t.Errorf("%s: %+v", arch, r)
+		}
+	}
+	h := fakeHost(t, map[string]string{"proc/sys/kernel/osrelease": "4.19.0\n"})
+	if r := h.kernel(); r.State != Fail {
+		t.Errorf("an old kernel: %+v", r)
 	}
 	if r := fakeHost(t, nil).kernel(); r.State != Warn {
 		t.Errorf("without /proc: %+v", r)
