@@ -9,6 +9,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"bield/test/fakes"
 	"bield/test/host"
 )
 
@@ -59,6 +60,7 @@ func setUp(env *testscript.Env) error {
 		h.End(t)
 	})
 	env.Values[hostKey{}] = h
+	env.Setenv("QEMU", fakes.QEMU())
 	for key, value := range h.Environment() {
 		env.Setenv(key, value)
 	}

@@ -57,7 +57,7 @@ func lacking() string {
 	if os.Geteuid() != 0 {
 		return "they need root"
 	}
-	for _, program := range []string{"qemu-system-x86_64", "mmdebstrap", "mkfs.erofs", "ssh"} {
+	for _, program := range []string{fakes.QEMU(), "mmdebstrap", "mkfs.erofs", "ssh"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return "there is no " + program + ": `make deps` gets it"
 		}

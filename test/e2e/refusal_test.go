@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"bield/test/fakes"
 )
 
 // TestRefused asks for what is not safe: nothing may start, nothing may be left.
@@ -100,7 +102,7 @@ func TestBroken(t *testing.T) {
 		"no image, source unreachable": {unreachableSource, []string{"image", "package source"}},
 		"an image without its kernel":  {damagedImage, []string{"image", "package source"}},
 		"the state disk is full":       {fullState, []string{"no space left"}},
-		"no QEMU":                      {withoutQEMU, []string{"qemu-system-x86_64", "bield setup"}},
+		"no QEMU":                      {withoutQEMU, []string{fakes.QEMU(), "bield setup"}},
 		"no virtiofsd":                 {withoutVirtiofsd, []string{"virtiofsd", "bield setup"}},
 		"no permission for workspace":  {closedWorkspace, []string{"work", "open"}},
 		"no permission for the host":   {asNobody, []string{"bieldd is not running", "sudo"}},
@@ -203,7 +205,7 @@ func fullState(t *testing.T, h *host) {
 
 // withoutQEMU hides the program: an empty file over it in this mount namespace.
 func withoutQEMU(t *testing.T, h *host) {
-	path := strings.TrimSpace(run(t, "sh", "-c", "readlink -f $(command -v qemu-system-x86_64)"))
+	path := strings.TrimSpace(run(t, "sh", "-c", "readlink -f $(command -v "+fakes.QEMU()+")"))
 	hide(t, h, path)
 }
 
