@@ -1,10 +1,15 @@
 #!/bin/sh
 # What only the tests need of this machine: systemd-analyze to read the units,
-# groff to read the manual.
+# groff to read the manual, and QEMU for arm64, for its machines and for its
+# programs: a host of that kind has the one and needs not the other.
 set -eu
 packages=
 command -v systemd-analyze > /dev/null || packages="$packages systemd"
 command -v groff > /dev/null || packages="$packages groff-base"
+if [ "$(uname -m)" != aarch64 ]; then
+  command -v qemu-system-aarch64 > /dev/null || packages="$packages qemu-system-arm"
+  command -v qemu-aarch64-static > /dev/null || packages="$packages qemu-user-static"
+fi
 [ -n "$packages" ] || exit 0
 if ! command -v apt-get > /dev/null; then
   echo "install what has the programs of Debian's$packages: tests that need them are skipped" >&2
