@@ -19,7 +19,7 @@ func claudeHome() hypervisor.Machine {
 		Name: "claude-home", VCPU: 8, MemoryMiB: 4096, Kernel: "/var/cache/bield/images/DIGEST/vmlinux", Initrd: dir + "/initrd", Dir: dir,
 		Taps: []hypervisor.Tap{{Queues: make([]*os.File, 8), MAC: "02:00:00:01:b8:4b"}},
 	}
-	for _, tag := range []string{"bield-root", "bield-hostkeys", "workspace", "claude-config"} {
+	for _, tag := range []string{"root", "ssh-host-keys", "workspace", "claude-config"} {
 		m.Shares = append(m.Shares, hypervisor.Share{Tag: tag, Socket: dir + "/share-" + tag + ".sock"})
 	}
 	return m

@@ -26,9 +26,26 @@ func TestArguments(t *testing.T) {
 		"arm64-tcg":         arguments(full, options{board: arm, optionROMs: true}),
 		"arm64-kvm":         arguments(full, options{board: arm, kvm: true, optionROMs: true}),
 		"arm64-tcg-qemu10":  arguments(small, options{board: arm}),
+
+		"amd64-claude-home":     arguments(claudeHome(), options{board: x86, kvm: true, optionROMs: true}),
+		"amd64-claude-home-tcg": arguments(claudeHome(), tcg),
+		"arm64-claude-home":     arguments(claudeHome(), options{board: arm, kvm: true, optionROMs: true}),
 	} {
 		golden(t, name, pairs(args))
 	}
+}
+
+// claudeHome is the VM of the original that bield re-creates.
+func claudeHome() hypervisor.Machine {
+	const dir = "/run/bield/vms/claude-home"
+	m := hypervisor.Machine{
+		Name: "claude-home", VCPU: 8, MemoryMiB: 4096, Kernel: "/var/cache/bield/images/DIGEST/vmlinux", Initrd: dir + "/initrd", Dir: dir,
+		Taps: []hypervisor.Tap{{MAC: "02:00:00:01:b8:4b"}},
+	}
+	for _, tag := range []string{"root", "ssh-host-keys", "workspace", "claude-config"} {
+		m.Shares = append(m.Shares, hypervisor.Share{Tag: tag, Socket: dir + "/share-" + tag + ".sock"})
+	}
+	return m
 }
 
 func knownBoard(t *testing.T, arch string) board {
