@@ -38,9 +38,15 @@ func makeFIFO(path string) (*os.File, error) {
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		return nil, fmt.Errorf("make the event pipe: %w", err)
 	}
-	// Non-blocking: a full pipe loses events and holds up nobody.
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
+		return nil, fmt.Errorf("open the event pipe: %w", err)
+	}
+	// Wrapped while it blocks, so that Go does not make it block when it is passed
+	// on: a full pipe is to lose events and to hold up nobody.
+	f := os.NewFile(uintptr(fd), path)
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = f.Close()
 		return nil, fmt.Errorf("open the event pipe: %w", err)
 	}
 	return f, nil
