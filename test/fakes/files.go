@@ -14,6 +14,7 @@ import (
 
 // share is the guest's end of one share.
 type share struct {
+	conn    net.Conn
 	mu      sync.Mutex
 	request *json.Encoder
 	reply   *json.Decoder
@@ -27,7 +28,7 @@ func connectShares(sockets map[string]string) (map[string]*share, error) {
 		if err != nil {
 			return nil, fmt.Errorf("-chardev socket,path=%s: Failed to connect to '%s': %w", socket, socket, err)
 		}
-		shares[tag] = &share{request: json.NewEncoder(conn), reply: json.NewDecoder(conn)}
+		shares[tag] = &share{conn: conn, request: json.NewEncoder(conn), reply: json.NewDecoder(conn)}
 	}
 	return shares, nil
 }

@@ -13,7 +13,12 @@ import (
 	"bield/internal/guestlink"
 )
 
-// guest is the machine inside a fake QEMU.
+// reset is what a guest ends with that has reset its machine, as a kernel does
+// that panics. 0 is a power-off, and any other number the exit code of a VMM that
+// breaks down.
+const reset = -1
+
+// guest is the machine inside a fake VMM.
 type guest struct {
 	name    string
 	plan    Guest
@@ -22,11 +27,14 @@ type guest struct {
 	netDir  string
 	console *console
 	journal *journal
-	events  *events
-	// off takes QEMU's exit code; a guest that resets its machine has one of its
-	// own.
+	// drivers is closed when its modules are loaded: devices work from then on.
+	drivers chan struct{}
+	// off takes what it ends with.
 	off  chan int
 	once sync.Once
+	// frozen is held for writing while the CPUs stand still.
+	frozen sync.RWMutex
+	still  bool // with mu
 
 	mu      sync.Mutex
 	current *guestlink.Session
@@ -38,7 +46,7 @@ type guest struct {
 func newGuest(name string, plan Guest, c guestconfig.Config, devices map[string]*share, netDir string) *guest {
 	return &guest{
 		name: name, plan: plan, config: c, devices: devices, netDir: netDir,
-		console: newConsole(), journal: newJournal(), events: &events{}, off: make(chan int, 1),
+		console: newConsole(), journal: newJournal(), drivers: make(chan struct{}), off: make(chan int, 1),
 		keys: c.User.AuthorizedKeys,
 	}
 }
@@ -49,22 +57,54 @@ func (v *guest) isRunning() bool {
 	return v.running
 }
 
-// end ends QEMU.
+// freeze lets the CPUs stand still, or go on.
+func (v *guest) freeze(still bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case still && !v.still:
+		v.frozen.Lock()
+	case !still && v.still:
+		v.frozen.Unlock()
+	}
+	v.still = still
+}
+
+func (v *guest) isStill() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.still
+}
+
+// thaw waits while the CPUs stand still.
+func (v *guest) thaw() {
+	v.frozen.RLock()
+	defer v.frozen.RUnlock()
+}
+
+// print writes a line to the console.
+func (v *guest) print(line string) {
+	v.thaw()
+	v.console.print(line)
+}
+
+// end ends the machine.
 func (v *guest) end(code int) {
+	v.thaw()
 	v.once.Do(func() { v.off <- code })
 }
 
 // powerOff is the guest's own orderly end.
 func (v *guest) powerOff(why string) {
-	v.console.print("bield-init: power off: " + why)
+	v.print("bield-init: power off: " + why)
 	v.journal.note(guestlink.StagePowerOff, guestlink.StateDone, "")
-	v.console.print("reboot: Power down")
+	v.print("reboot: Power down")
 	v.end(0)
 }
 
 func (v *guest) pressButton() {
 	if v.plan.NoButton {
-		v.console.print("button: ignored")
+		v.print("button: ignored")
 		return
 	}
 	go v.powerOff("the power button")
@@ -77,19 +117,22 @@ const consoleWait = 5 * time.Second
 // boot goes through the stages of bield-init.
 func (v *guest) boot() {
 	v.console.wait(consoleWait)
-	v.console.print("Linux version 6.1.0-fake (" + v.name + ")")
+	v.print("Linux version 6.1.0-fake (" + v.name + ")")
 	for _, stage := range guestlink.Stages() {
 		if stage == guestlink.StagePowerOff {
 			break
 		}
 		v.journal.note(stage, guestlink.StateStarted, "")
 		if err := v.stage(stage); err != nil {
-			v.console.print(fmt.Sprintf("bield-init: %s: %v", stage, err))
+			v.print(fmt.Sprintf("bield-init: %s: %v", stage, err))
 			v.journal.note(stage, guestlink.StateFailed, err.Error())
 			return
 		}
-		v.console.print("bield-init: " + stage)
+		v.print("bield-init: " + stage)
 		v.journal.note(stage, guestlink.StateDone, "")
+		if stage == guestlink.StageModules {
+			close(v.drivers)
+		}
 	}
 	v.mu.Lock()
 	v.running = true
@@ -100,11 +143,11 @@ func (v *guest) boot() {
 func (v *guest) stage(stage string) error {
 	switch {
 	case v.plan.Crash == stage:
-		v.console.print(v.plan.Says)
+		v.print(v.plan.Says)
 		v.end(v.plan.Exit)
 		forever()
 	case v.plan.Hang == stage:
-		v.console.print("bield-init: " + stage + " …")
+		v.print("bield-init: " + stage + " …")
 		_ = os.WriteFile(filepath.Join(v.netDir, v.name+".hangs"), nil, 0o644)
 		forever()
 	case v.plan.Fail[stage] != "":
@@ -180,6 +223,7 @@ func (v *guest) serveLink(conn net.Conn) {
 		if err != nil {
 			return
 		}
+		v.thaw()
 		go func() {
 			defer func() { _ = st.Close() }()
 			v.answer(st)

@@ -1,7 +1,6 @@
 package fakes
 
 import (
-	"net"
 	"sync"
 	"time"
 
@@ -59,51 +58,5 @@ func (j *journal) send(st *guestlink.Stream) {
 		case <-ended:
 			return
 		}
-	}
-}
-
-// console is the guest's end of the serial line; what is printed while nobody
-// reads is lost.
-type console struct {
-	first chan struct{} // closed at the first connection
-	once  sync.Once
-
-	mu   sync.Mutex
-	conn net.Conn
-}
-
-func newConsole() *console { return &console{first: make(chan struct{})} }
-
-// attach writes to conn until it ends.
-func (c *console) attach(conn net.Conn) {
-	c.set(conn)
-	c.once.Do(func() { close(c.first) })
-	buffer := make([]byte, 512)
-	for {
-		if _, err := conn.Read(buffer); err != nil {
-			c.set(nil)
-			return
-		}
-	}
-}
-
-func (c *console) set(conn net.Conn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.conn = conn
-}
-
-func (c *console) wait(limit time.Duration) {
-	select {
-	case <-c.first:
-	case <-time.After(limit):
-	}
-}
-
-func (c *console) print(line string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.conn != nil {
-		_, _ = c.conn.Write([]byte(line + "\r\n"))
 	}
 }

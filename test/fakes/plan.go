@@ -17,14 +17,17 @@ type Plan struct {
 	// Shares is by tag, Host for all VMs.
 	Shares     map[string]Share `json:"shares"`
 	Mmdebstrap Mmdebstrap       `json:"mmdebstrap"`
+	// CloudHypervisor is the version that cloud-hypervisor is, "v53.0" if empty:
+	// up to v52 it speaks as that did.
+	CloudHypervisor string `json:"cloudHypervisor"`
 }
 
-// AtStart is where QEMU is before it has opened its monitor.
+// AtStart is where a VMM is before it has opened its monitor.
 const AtStart = "start"
 
-// Guest steers one QEMU.
+// Guest steers one VMM, and the guest in it.
 type Guest struct {
-	// Crash is where QEMU ends: AtStart, or a stage of the guest's boot; Exit
+	// Crash is where the VMM ends: AtStart, or a stage of the guest's boot; Exit
 	// is its code, and Says what it prints then: to its log AtStart, else on
 	// the guest's console.
 	Crash string `json:"crash"`
@@ -44,6 +47,8 @@ type Guest struct {
 	Mute bool `json:"mute"`
 	// SSH is what is wrong with the guest's sshd.
 	SSH SSHFault `json:"ssh"`
+	// VMM is what is wrong with cloud-hypervisor itself.
+	VMM VMMFaults `json:"vmm"`
 }
 
 // SSHFault is what can be wrong with a guest's sshd.
@@ -109,9 +114,10 @@ func QEMU() string {
 // code.
 func Programs() map[string]func() int {
 	return map[string]func() int{
-		QEMU():       program(QEMU(), runQEMU),
-		"virtiofsd":  program("virtiofsd", runVirtiofsd),
-		"mmdebstrap": program("E", runMmdebstrap),
+		QEMU():             program(QEMU(), runQEMU),
+		"cloud-hypervisor": program("cloud-hypervisor", runCloudHypervisor),
+		"virtiofsd":        program("virtiofsd", runVirtiofsd),
+		"mmdebstrap":       program("E", runMmdebstrap),
 	}
 }
 

@@ -72,14 +72,17 @@ func (m machine) run(dir string, g Guest) error {
 			return fmt.Errorf("-chardev socket,fd=%d: %w", fd, err)
 		}
 	}
-	v := newGuest(m.name, g, config, files, filepath.Join(dir, "net"))
+	if config.Link.VsockPort != 0 {
+		return errors.New("the guest waits for its host on vsock, which this machine has not")
+	}
+	v, told := newGuest(m.name, g, config, files, filepath.Join(dir, "net")), &events{}
 	go serve(listeners[m.serial], v.console.attach)
 	go serve(listeners[m.link], v.serveLink)
 	go serve(listeners[m.qmp], func(conn net.Conn) { v.serveQMP(conn) })
-	go serve(listeners[m.events], v.events.serve)
+	go serve(listeners[m.events], told.serve)
 	go v.boot()
 	code := <-v.off
-	v.events.shutdown(code)
+	told.shutdown(code)
 	return exit(max(0, code))
 }
 

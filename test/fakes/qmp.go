@@ -31,7 +31,11 @@ func (v *guest) serveQMP(conn net.Conn) {
 		case "qmp_capabilities":
 			answer = `"return": {}`
 		case "query-status":
-			answer = `"return": {"status": "running", "running": true}`
+			status := map[bool]string{true: "paused", false: "running"}[v.isStill()]
+			answer = fmt.Sprintf(`"return": {"status": %q, "running": %v}`, status, status == "running")
+		case "stop", "cont":
+			v.freeze(request.Execute == "stop")
+			answer = `"return": {}`
 		case "system_powerdown":
 			// As the real one, which tells of the button before it answers.
 			fmt.Fprint(conn, `{"timestamp": {"seconds": 1, "microseconds": 1}, "event": "POWERDOWN"}`+"\r\n")

@@ -154,7 +154,7 @@ func (v *guest) command(line string, channel ssh.Channel) (code int, then func()
 			code = reset
 		}
 		return 0, func() {
-			v.console.print("Kernel panic - not syncing: as asked")
+			v.print("Kernel panic - not syncing: as asked")
 			v.end(code)
 		}
 	case words[0] == "flood":
@@ -176,7 +176,7 @@ func (v *guest) flood(lines string) int {
 		return 1
 	}
 	for i := range n {
-		v.console.print(fmt.Sprintf("line %d %s", i+1, strings.Repeat("x", 1000)))
+		v.print(fmt.Sprintf("line %d %s", i+1, strings.Repeat("x", 1000)))
 	}
 	return 0
 }

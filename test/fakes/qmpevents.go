@@ -7,10 +7,6 @@ import (
 	"sync"
 )
 
-// reset stands for the exit code of a QEMU whose guest has reset its machine,
-// as a kernel that panics does: with -no-reboot that is 0.
-const reset = -1
-
 // events is QEMU's second monitor, which bield reads events from.
 type events struct {
 	mu   sync.Mutex
