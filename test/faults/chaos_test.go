@@ -88,6 +88,7 @@ func newChaos(t *testing.T, i uint64) *chaos {
 		file = restarting
 	}
 	c := &chaos{h: machineFor(t, file, 10*time.Minute), rng: rand.New(rand.NewPCG(*seed, i))}
+	c.h.KVM = i%2 == 1 // half of them on cloud-hypervisor
 	var err error
 	c.declared, err = c.h.Spec(context.Background())
 	must(t, err)

@@ -90,7 +90,7 @@ func listPoints(t *testing.T, s scenario) []string {
 
 // begin prepares the machine and leaves it without a daemon.
 func (s scenario) begin(t *testing.T, h *host.Host) {
-	s.images(h)
+	s.furnish(h)
 	if s.prepare == nil {
 		return
 	}

@@ -14,6 +14,8 @@ import (
 type scenario struct {
 	name string
 	file string // the machine's configuration, "" for the usual one
+	// kvm has VMs run on cloud-hypervisor.
+	kvm bool
 	// ownCache says that there is no image yet.
 	ownCache bool
 	// prepare is done by an earlier daemon, or nil.
@@ -57,6 +59,8 @@ func scenarios() []scenario {
 	return []scenario{
 		{name: "up of one", file: onDisk, ownCache: true, act: upOf("one")},
 		{name: "up of two", act: upOf("one", "two")},
+		{name: "up of one on cloud-hypervisor", kvm: true, act: upOf("one")},
+		{name: "restart of one on cloud-hypervisor", kvm: true, prepare: upOf("one"), act: restartOf("one")},
 		{name: "down of one", prepare: upOf("one"), act: downOf("one")},
 		{name: "down of two", prepare: upOf("one", "two"), act: downOf("one", "two")},
 		{name: "image", ownCache: true, act: build, redo: build, builds: true},
@@ -126,8 +130,9 @@ func wreck(h *host.Host) error {
 	return killProcess(h, "one", "vmm")
 }
 
-// images is the store of a machine that has one of its own.
-func (s scenario) images(h *host.Host) {
+// furnish sets what the machine has of its own.
+func (s scenario) furnish(h *host.Host) {
+	h.KVM = s.kvm
 	if s.ownCache {
 		h.Cache = filepath.Join(h.Work, "cache")
 	}

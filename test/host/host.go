@@ -29,6 +29,8 @@ type Host struct {
 	// to another before the first daemon starts.
 	Cache  string
 	Client *client.Client
+	// KVM makes KVM count as real, so that VMs run on cloud-hypervisor.
+	KVM bool
 
 	runDir      string // as bield sees it
 	mounts, net string // namespaces
@@ -55,7 +57,12 @@ func New(work string) (*Host, error) {
 
 // Environment is what every program on the machine begins with.
 func (h *Host) Environment() map[string]string {
+	kvm := "0"
+	if h.KVM {
+		kvm = "1"
+	}
 	return map[string]string{
+		"BIELD_TEST_KVM": kvm,
 		"HOME": h.Work, "BIN": filepath.Join(Base(), "bin"), "BIELD_RUN_DIR": h.runDir, "BIELD_CACHE_DIR": h.Cache,
 		"TMPDIR": filepath.Join(h.Work, "tmp"),
 		// Only a proxy would know whether package sources can be reached.
