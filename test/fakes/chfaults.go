@@ -53,7 +53,7 @@ const (
 	APIIgnores APIFault = "ignores"
 )
 
-const apiDelay = 700 * time.Millisecond
+const apiDelay = 200 * time.Millisecond
 
 // EventsFault is what can be wrong with the event monitor.
 type EventsFault string

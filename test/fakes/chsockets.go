@@ -80,6 +80,7 @@ func (d *chVsock) serve() {
 }
 
 func (d *chVsock) connect(conn net.Conn) {
+	port, err := readConnect(conn)
 	switch d.fault {
 	case VsockGarbage:
 		_, _ = conn.Write([]byte("220 mail.example ESMTP\n"))
@@ -91,7 +92,6 @@ func (d *chVsock) connect(conn net.Conn) {
 			}
 		}
 	}
-	port, err := readConnect(conn)
 	if err != nil || port != d.port || d.port == 0 {
 		return // the end is the answer
 	}

@@ -54,7 +54,7 @@ func startCH(dir string, p Plan, version string, major int, options chArguments)
 		return 1, err
 	}
 	v := &chVMM{version: version, major: major, netDir: filepath.Join(dir, "net"), requests: make(chan chRequest), over: make(chan struct{})}
-	v.name = filepath.Base(filepath.Dir(listener.Addr().String()))
+	v.name = chName(listener, options)
 	v.plan = p.VMs[v.name]
 	if v.plan.Crash == AtStart {
 		fmt.Fprintln(os.Stderr, "cloud-hypervisor: "+v.plan.Says)
@@ -87,6 +87,15 @@ func startCH(dir string, p Plan, version string, major int, options chArguments)
 	v.events.tell("vmm", "shutdown")
 	server.end()
 	return end.code, end.err
+}
+
+// chName is the VM's name, which the command line does not have: the guest's, or
+// that of the run folder.
+func chName(listener net.Listener, options chArguments) string {
+	if config, err := readGuestConfig(options.one("initramfs")); err == nil && config.Hostname != "" {
+		return config.Hostname
+	}
+	return filepath.Base(filepath.Dir(listener.Addr().String()))
 }
 
 type chEnd struct {
@@ -171,7 +180,7 @@ func (v *chVMM) loop() (int, error) {
 			switch {
 			case code > 0:
 				return code, nil
-			case code == reset:
+			case code == Reset:
 				if err := v.reboot(); err != nil {
 					return 1, err
 				}

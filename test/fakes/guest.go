@@ -13,10 +13,10 @@ import (
 	"bield/internal/guestlink"
 )
 
-// reset is what a guest ends with that has reset its machine, as a kernel does
+// Reset is what a guest ends with that has reset its machine, as a kernel does
 // that panics. 0 is a power-off, and any other number the exit code of a VMM that
 // breaks down.
-const reset = -1
+const Reset = -1
 
 // guest is the machine inside a fake VMM.
 type guest struct {

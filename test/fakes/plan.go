@@ -28,8 +28,8 @@ const AtStart = "start"
 // Guest steers one VMM, and the guest in it.
 type Guest struct {
 	// Crash is where the VMM ends: AtStart, or a stage of the guest's boot; Exit
-	// is its code, and Says what it prints then: to its log AtStart, else on
-	// the guest's console.
+	// is its code, or Reset for a guest that resets its machine, and Says what it
+	// prints then: to its log AtStart, else on the guest's console.
 	Crash string `json:"crash"`
 	Exit  int    `json:"exit"`
 	Says  string `json:"says"`

@@ -26,7 +26,7 @@ func (e *events) serve(conn net.Conn) {
 
 // shutdown tells why QEMU ends, unless it does so with an error.
 func (e *events) shutdown(code int) {
-	reason := map[int]string{0: "guest-shutdown", reset: "guest-reset"}[code]
+	reason := map[int]string{0: "guest-shutdown", Reset: "guest-reset"}[code]
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if reason == "" || e.conn == nil {

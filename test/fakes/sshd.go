@@ -151,7 +151,7 @@ func (v *guest) command(line string, channel ssh.Channel) (code int, then func()
 	case words[0] == "panic":
 		code, _ := strconv.Atoi(words[1])
 		if code == 0 {
-			code = reset
+			code = Reset
 		}
 		return 0, func() {
 			v.print("Kernel panic - not syncing: as asked")

@@ -166,6 +166,11 @@ var errEnded = errors.New("it ended")
 
 // giveUp ends a VMM that does not run its machine, and says why it doesn't.
 func (v *VM) giveUp(ctx context.Context, err error) error {
+	v.mu.Lock()
+	if v.cause != nil { // the events know better than who was cut off
+		err = v.cause
+	}
+	v.mu.Unlock()
 	if killed := v.Process.Kill(); killed != nil {
 		err = errors.Join(err, killed)
 	}

@@ -111,17 +111,21 @@ func (v *VM) Serial(ctx context.Context) (net.Conn, error) {
 func (v *VM) Link(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, linkTimeout)
 	defer cancel()
+	var says error // the last try that was not cut off
 	for {
 		conn, err := v.tryLink(ctx)
 		if err == nil {
 			return conn, nil
+		}
+		if says == nil || ctx.Err() == nil {
+			says = err
 		}
 		select {
 		case <-time.After(linkPause):
 		case <-v.Done():
 			return nil, errEnded
 		case <-ctx.Done():
-			return nil, fmt.Errorf("connect to the guest link: %w", err)
+			return nil, fmt.Errorf("connect to the guest link: %w", says)
 		}
 	}
 }
