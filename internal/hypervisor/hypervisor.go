@@ -53,7 +53,10 @@ type Share struct {
 // Driver runs VMs with one kind of VMM.
 type Driver interface {
 	// Start returns when the VMM runs the machine, or with the reason why it
-	// doesn't, and then nothing is left of it but its log.
+	// doesn't, and then nothing is left of it but its log. What a VMM that is gone
+	// has left in Machine.Dir it removes. Where one still runs there, hanging or
+	// not, or is being started, the error wraps ErrInUse and that one goes on
+	// unharmed.
 	Start(ctx context.Context, m Machine) (VM, error)
 	// Adopt takes charge of a VM that an earlier daemon started. dir is its
 	// Machine.Dir. The error wraps process.ErrGone if it has ended.
@@ -72,8 +75,9 @@ type VM interface {
 	// Link connects to the guest link. There is one connection at a time: a
 	// second waits until the first is closed.
 	Link(ctx context.Context) (net.Conn, error)
-	// Serial connects to the serial line, one connection at a time. What the
-	// guest prints while there is none is lost.
+	// Serial connects to the serial line, one connection at a time. The first
+	// after Start was made before the guest ran, and has its first words. What
+	// the guest prints later while there is none is lost.
 	Serial(ctx context.Context) (net.Conn, error)
 	// PowerButton asks the guest to power off. It only asks: wait for Done.
 	PowerButton(ctx context.Context) error

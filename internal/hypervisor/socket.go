@@ -1,8 +1,12 @@
 package hypervisor
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,6 +16,42 @@ const backlog = 8
 
 // maxSocketPath is the length of sun_path less its closing zero (unix(7)).
 const maxSocketPath = 107
+
+// ErrInUse says that a VMM runs already with that run folder.
+var ErrInUse = errors.New("a VMM runs there already")
+
+// Claim reserves a run folder for one Start until released. control is the socket
+// there that every running VMM of the driver listens on, hanging or not. The error
+// wraps ErrInUse, and nothing in the folder was touched.
+func Claim(dir, control string) (release func(), err error) {
+	folder, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open the run folder: %w", err)
+	}
+	err = unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = ErrInUse
+	}
+	if err == nil && listens(control) {
+		err = ErrInUse
+	}
+	if err != nil {
+		_ = folder.Close()
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return func() { _ = folder.Close() }, nil
+}
+
+// listens says whether somebody listens at a socket. One that is stale refuses.
+func listens(path string) bool {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	return err == nil || errors.Is(err, unix.EAGAIN) // a full backlog
+}
 
 // Listen makes a socket that root alone can connect to, in the place of a stale
 // one, for a VMM to inherit. The folder is root's: nobody else can have put
@@ -51,4 +91,29 @@ func CheckSocketPath(path string) error {
 		return fmt.Errorf("the path %s is longer than %d bytes: choose a shorter BIELD_RUN_DIR", path, maxSocketPath)
 	}
 	return nil
+}
+
+// Bounds of Dial.
+const (
+	dialTimeout = 10 * time.Second
+	dialPause   = 10 * time.Millisecond
+)
+
+// Dial connects to a VMM's socket. Where as many wait there as may, it waits too:
+// QEMU lets two, one being served.
+func Dial(ctx context.Context, path string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, fmt.Errorf("it takes no connection within %s", dialTimeout))
+	defer cancel()
+	for {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "unix", path)
+		if err == nil || ctx.Err() == nil && !errors.Is(err, unix.EAGAIN) {
+			return conn, err
+		}
+		select { // no event tells of room
+		case <-time.After(dialPause):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("connect to %s: %w", path, context.Cause(ctx))
+		}
+	}
 }

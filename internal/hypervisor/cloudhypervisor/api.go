@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"bield/internal/hypervisor"
 )
 
 const (
@@ -101,7 +103,7 @@ func (a api) ask(ctx context.Context, method, action string) ([]byte, error) {
 func (a api) exchange(ctx context.Context, method, action string) ([]byte, error) {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dial(ctx, a.socket)
+			return hypervisor.Dial(ctx, a.socket)
 		},
 		DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 16 << 10,
 	}
@@ -139,9 +141,4 @@ func wordsOf(body []byte) string {
 		body = bytes.Join(parts, []byte(": "))
 	}
 	return fmt.Sprintf("%.*q", apiErrorBytes, bytes.TrimSpace(body))
-}
-
-func dial(ctx context.Context, socket string) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", socket)
 }

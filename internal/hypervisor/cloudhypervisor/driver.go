@@ -95,6 +95,11 @@ func (d *Driver) start(ctx context.Context, m hypervisor.Machine) (*VM, error) {
 		return nil, err
 	}
 	f := files{m.Dir}
+	release, err := hypervisor.Claim(m.Dir, f.api())
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	inherited, err := f.make(m.UID, m.GID)
 	if err != nil {
 		return nil, err

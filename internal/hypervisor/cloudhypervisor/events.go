@@ -220,3 +220,6 @@ func (s *splitter) reset() {
 // errReset is the end of a VM whose guest has reset its machine. The VMM would
 // boot it anew, with a root that is not forgotten in the host's books.
 var errReset = errors.New("the guest reset its machine: its kernel panicked, or it was told to reboot")
+
+// errKilled is the end of a VM by its host's will.
+var errKilled = errors.New("the VMM was ended by force")

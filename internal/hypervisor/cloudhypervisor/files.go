@@ -76,7 +76,7 @@ func closeAll(files []*os.File) {
 // taken over may have put anything in its place, such as a link to a socket where
 // root is somebody: who listens must be of the folder's owner.
 func (v *VM) dialVMM(ctx context.Context, socket string) (net.Conn, error) {
-	conn, err := dial(ctx, socket)
+	conn, err := hypervisor.Dial(ctx, socket)
 	if err != nil {
 		return nil, fmt.Errorf("connect to cloud-hypervisor: %w", err)
 	}

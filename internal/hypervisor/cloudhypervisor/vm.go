@@ -203,11 +203,27 @@ func (v *VM) Resume(ctx context.Context) error {
 // Kill implements hypervisor.VM. It asks the VMM first: one that ends by itself
 // lets go of disks and shares in order. The sockets go with it.
 func (v *VM) Kill(ctx context.Context) error {
+	v.noteKill()
 	v.shutDown(ctx)
 	err := v.Process.Kill()
 	v.letGo()
 	v.files.remove()
 	return err
+}
+
+// noteKill keeps the end by force of a VM that runs from passing for the guest's
+// own: the VMM's exit status and its events are the same.
+func (v *VM) noteKill() {
+	select {
+	case <-v.Done():
+		return
+	default:
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.cause == nil && !v.watch.has(event{"vm", "shutdown"}) {
+		v.cause = errKilled
+	}
 }
 
 // shutDown asks the VMM to end and waits a little; what it answers does not

@@ -63,7 +63,7 @@ func hardware(m hypervisor.Machine, o options) []string {
 	return []string{
 		"-M", machine, "-accel", accel, "-cpu", cpu, "-smp", fmt.Sprint(m.VCPU), "-m", memory,
 		"-object", "memory-backend-memfd,id=mem,size=" + memory + ",share=on",
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-global", "virtio-mmio.force-legacy=false",
 		"-device", "virtio-rng-device",

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -19,6 +20,8 @@ const (
 	// startTimeout is how long QEMU may take until it runs the machine:
 	// it talks to every virtiofsd before.
 	startTimeout = time.Minute
+	// adoptTimeout is how long a VM's adoption waits to hear of its end.
+	adoptTimeout = time.Second
 	// logLines of QEMU's own words go into an error.
 	logLines = 5
 )
@@ -36,8 +39,12 @@ type Driver struct {
 
 // New returns a driver that starts program, "" for the one in PATH, with KVM or
 // without: see hypervisor.KVM.
-func New(program string, kvm bool) *Driver {
-	return &Driver{program: program, arch: runtime.GOARCH, kvm: kvm, first: readTSC()}
+func New(program string, kvm bool) *Driver { return NewFor(program, runtime.GOARCH, kvm) }
+
+// NewFor is New for hosts and guests of an architecture, by Go's name. Without KVM
+// the host may be of another.
+func NewFor(program, arch string, kvm bool) *Driver {
+	return &Driver{program: program, arch: arch, kvm: kvm, first: readTSC()}
 }
 
 // ErrMissing says that QEMU is not installed.
@@ -118,6 +125,11 @@ func (d *Driver) start(ctx context.Context, m hypervisor.Machine) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
+	release, err := hypervisor.Claim(m.Dir, filepath.Join(m.Dir, qmpSocket))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	files, err := listenAll(m.Dir)
 	if err != nil {
 		return nil, err
@@ -140,8 +152,8 @@ func (d *Driver) start(ctx context.Context, m hypervisor.Machine) (*VM, error) {
 	return confirm(ctx, newVM(ctx, p, m.Dir), m.Log)
 }
 
-// confirm waits until QEMU answers on QMP, which it does once the machine is
-// made, or ends it.
+// confirm lets the guest run once QEMU answers on QMP, which it does when the
+// machine is made, or ends it.
 func confirm(ctx context.Context, vm *VM, log string) (*VM, error) {
 	answered := make(chan struct{})
 	ask, cancel := context.WithCancel(ctx)
@@ -149,7 +161,7 @@ func confirm(ctx context.Context, vm *VM, log string) (*VM, error) {
 	var err error
 	go func() {
 		defer close(answered)
-		err = execute(ask, vm.socket(qmpSocket), "query-status")
+		err = vm.begin(ask)
 	}()
 	select {
 	case <-answered:
@@ -161,12 +173,29 @@ func confirm(ctx context.Context, vm *VM, log string) (*VM, error) {
 	if err == nil {
 		return vm, nil
 	}
-	vm.watch.stop()
+	vm.letGo()
 	if killed := vm.Process.Kill(); killed != nil {
 		err = errors.Join(err, killed)
 	}
 	removeAll(vm.dir)
 	return nil, explain(err, vm.Exit(), log)
+}
+
+// begin connects the serial line and lets the guest run: QEMU takes connections
+// in the order in which they are made, and what is printed before is lost.
+func (v *VM) begin(ctx context.Context) error {
+	if err := execute(ctx, v.socket(qmpSocket), "query-status"); err != nil {
+		return err
+	}
+	serial, err := hypervisor.Dial(ctx, v.socket(serialSocket))
+	if err != nil {
+		return fmt.Errorf("connect to the serial line: %w", err)
+	}
+	v.mu.Lock()
+	v.first = serial
+	v.mu.Unlock()
+	v.watch.await(ctx)
+	return execute(ctx, v.socket(qmpSocket), "cont")
 }
 
 // explain adds what QEMU said before it ended.
@@ -193,5 +222,9 @@ func (d *Driver) Adopt(ctx context.Context, dir string, id process.ID) (hypervis
 	if err != nil {
 		return nil, err
 	}
-	return newVM(ctx, p, dir), nil
+	vm := newVM(ctx, p, dir)
+	wait, cancel := context.WithTimeout(ctx, adoptTimeout)
+	defer cancel()
+	vm.watch.await(wait)
+	return vm, nil
 }

@@ -41,7 +41,12 @@ func fake(name string) {
 		fmt.Println("qemu: could not load kernel '/nowhere': \x1b[1mFailed")
 		os.Exit(1)
 	}
-	listener, err := net.FileListener(os.NewFile(qmpFD, "qmp"))
+	go fakeMonitor(eventsFD, name)
+	fakeMonitor(qmpFD, name)
+}
+
+func fakeMonitor(fd uintptr, name string) {
+	listener, err := net.FileListener(os.NewFile(fd, "monitor"))
 	if err != nil {
 		panic(err)
 	}

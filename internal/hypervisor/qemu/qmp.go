@@ -7,8 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"time"
+
+	"bield/internal/hypervisor"
 )
 
 // Bounds of what one QMP conversation reads. QEMU's largest answer to what is
@@ -44,7 +45,7 @@ var errQMP = errors.New("no QMP")
 func execute(ctx context.Context, socket string, commands ...string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, qmpTimeout, fmt.Errorf("QEMU does not answer within %s", qmpTimeout))
 	defer cancel()
-	conn, err := dial(ctx, socket)
+	conn, err := hypervisor.Dial(ctx, socket)
 	if err != nil {
 		return err
 	}
@@ -108,9 +109,4 @@ func readMessage(lines *bufio.Reader) (qmpMessage, error) {
 		return qmpMessage{}, fmt.Errorf("%w: %w", errQMP, err)
 	}
 	return m, nil
-}
-
-func dial(ctx context.Context, socket string) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", socket)
 }

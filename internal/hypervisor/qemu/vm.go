@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"bield/internal/hypervisor"
 	"bield/internal/process"
@@ -26,6 +27,9 @@ type VM struct {
 	*process.Process
 	dir   string
 	watch *watch
+
+	mu    sync.Mutex
+	first net.Conn // the serial line, connected before the guest ran
 }
 
 func newVM(ctx context.Context, p *process.Process, dir string) *VM {
@@ -40,10 +44,19 @@ func (v *VM) socket(name string) string { return filepath.Join(v.dir, name) }
 func (v *VM) Link(ctx context.Context) (net.Conn, error) { return v.connect(ctx, linkSocket) }
 
 // Serial implements hypervisor.VM.
-func (v *VM) Serial(ctx context.Context) (net.Conn, error) { return v.connect(ctx, serialSocket) }
+func (v *VM) Serial(ctx context.Context) (net.Conn, error) {
+	v.mu.Lock()
+	first := v.first
+	v.first = nil
+	v.mu.Unlock()
+	if first != nil {
+		return first, nil
+	}
+	return v.connect(ctx, serialSocket)
+}
 
 func (v *VM) connect(ctx context.Context, name string) (net.Conn, error) {
-	conn, err := dial(ctx, v.socket(name))
+	conn, err := hypervisor.Dial(ctx, v.socket(name))
 	if err != nil {
 		return nil, fmt.Errorf("connect to QEMU: %w", err)
 	}
@@ -77,15 +90,26 @@ func (v *VM) Resume(ctx context.Context) error {
 // Kill implements hypervisor.VM. It takes the sockets with it.
 func (v *VM) Kill(context.Context) error {
 	err := v.Process.Kill()
-	v.watch.stop()
+	v.letGo()
 	removeAll(v.dir)
 	return err
 }
 
 // Close implements hypervisor.VM.
 func (v *VM) Close() {
-	v.watch.stop()
+	v.letGo()
 	v.Release()
+}
+
+// letGo closes what the daemon holds of the VM beside its process.
+func (v *VM) letGo() {
+	v.watch.stop()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.first != nil {
+		_ = v.first.Close()
+		v.first = nil
+	}
 }
 
 // listenAll makes the sockets that QEMU is to accept connections on.

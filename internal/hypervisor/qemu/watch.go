@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"bield/internal/hypervisor"
 )
 
 // lastWords is how long after QEMU's end what it told may still be read.
@@ -17,6 +19,8 @@ const lastWords = time.Second
 // runs: only there it tells why it ends.
 type watch struct {
 	stop context.CancelFunc
+	// listening is closed when from now on all is heard.
+	listening chan struct{}
 	// over is closed when no more is heard; reason is then that of the event
 	// SHUTDOWN, or "".
 	over   chan struct{}
@@ -26,18 +30,27 @@ type watch struct {
 // newWatch listens at a socket until stopped.
 func newWatch(ctx context.Context, socket string) *watch {
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	w := &watch{stop: stop, over: make(chan struct{})}
+	w := &watch{stop: stop, listening: make(chan struct{}), over: make(chan struct{})}
 	go func() {
 		defer close(w.over)
 		defer stop()
-		w.reason, _ = shutdownReason(ctx, socket)
+		w.reason, _ = w.shutdownReason(ctx, socket)
 	}()
 	return w
 }
 
+// await returns when nothing can be missed any more, or with ctx.
+func (w *watch) await(ctx context.Context) {
+	select {
+	case <-w.listening:
+	case <-w.over:
+	case <-ctx.Done():
+	}
+}
+
 // shutdownReason reads events up to that of the machine's end.
-func shutdownReason(ctx context.Context, socket string) (string, error) {
-	conn, err := dial(ctx, socket)
+func (w *watch) shutdownReason(ctx context.Context, socket string) (string, error) {
+	conn, err := hypervisor.Dial(ctx, socket)
 	if err != nil {
 		return "", err
 	}
@@ -49,13 +62,17 @@ func shutdownReason(ctx context.Context, socket string) (string, error) {
 	if _, err := conn.Write([]byte("{\"execute\":\"qmp_capabilities\"}\r\n")); err != nil {
 		return "", err
 	}
-	for lines.Scan() {
+	for greeted := false; lines.Scan(); {
 		var m qmpMessage
 		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
 			return "", fmt.Errorf("%w: %w", errQMP, err)
 		}
-		if m.Event == "SHUTDOWN" {
+		switch {
+		case m.Event == "SHUTDOWN":
 			return m.Data.Reason, nil
+		case m.Return != nil && !greeted:
+			greeted = true
+			close(w.listening)
 		}
 	}
 	return "", lines.Err()

@@ -1,0 +1,235 @@
+package hypervisortest_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/u-root/u-root/pkg/cpio"
+	"golang.org/x/sys/unix"
+
+	"bield/internal/guestconfig"
+	"bield/internal/guestlink"
+	"bield/internal/hypervisor"
+	"bield/internal/hypervisor/hypervisortest"
+	"bield/internal/hypervisor/qemu"
+	"bield/test/fakes"
+)
+
+// vmmUser is what the VMMs run as.
+const vmmUser = 54341
+
+// lacking says what every subject needs and this host has not.
+func lacking() string {
+	if os.Geteuid() != 0 {
+		return "needs root: the VMM runs as another user"
+	}
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		return "there is no /dev/net/tun"
+	}
+	return ""
+}
+
+func firstOf(reasons ...string) string {
+	for _, reason := range reasons {
+		if reason != "" {
+			return reason
+		}
+	}
+	return ""
+}
+
+// realQEMU is QEMU without KVM, which runs the suite's own guest.
+func realQEMU() hypervisortest.Subject {
+	missing := ""
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil || runtime.GOARCH != "amd64" {
+		missing = "there is no qemu-system-x86_64"
+	}
+	return hypervisortest.Subject{
+		Name: "QEMU without KVM", Missing: firstOf(lacking(), missing),
+		New: func() hypervisor.Driver { return qemu.New("", false) },
+		Machine: func(t testing.TB, _ hypervisortest.Fault) hypervisor.Machine {
+			return kernelMachine(t, hypervisortest.QEMUMicrovm())
+		},
+		Guest: hypervisortest.KernelGuest(), Patience: 30 * time.Second,
+		Cannot: map[string]string{
+			"half answers": "a real program gives whole answers",
+		},
+	}
+}
+
+// kernelMachine is one with the suite's own guest.
+func kernelMachine(t testing.TB, b hypervisortest.Board) hypervisor.Machine {
+	kernel, err := hypervisortest.Kernel(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := emptyMachine(t, "echo", kernel)
+	if err := os.WriteFile(m.Initrd, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// emptyMachine is one without an initramfs. Its files lie where every user can
+// reach them.
+func emptyMachine(t testing.TB, name string, kernel []byte) hypervisor.Machine {
+	dir := publicDir(t)
+	m := hypervisor.Machine{
+		Name: name, VCPU: 1, MemoryMiB: 64, Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"),
+		Taps: []hypervisor.Tap{{Queues: []*os.File{openTap(t)}, MAC: "02:00:00:01:b8:4b"}},
+		Dir:  filepath.Join(dir, "run"), UID: vmmUser, GID: vmmUser, Log: filepath.Join(dir, "vmm.log"),
+	}
+	if err := errors.Join(os.Mkdir(m.Dir, 0o711), os.WriteFile(m.Kernel, kernel, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// fakeQEMU is the fake of the CLI's scripts.
+func fakeQEMU(dir string) hypervisortest.Subject {
+	return hypervisortest.Subject{
+		Name: "fake QEMU", Missing: lacking(),
+		New: func() hypervisor.Driver { return qemu.New(filepath.Join(dir, "qemu-system-x86_64"), false) },
+		Machine: func(t testing.TB, f hypervisortest.Fault) hypervisor.Machine {
+			return fakeMachine(t, f, guestconfig.Link{})
+		},
+		Guest: fakeGuest(), Link: speaksLink, Patience: 15 * time.Second,
+		Cannot: map[string]string{"seccomp": "the fake has no filter"},
+	}
+}
+
+// fakeGuest is the guest of package fakes.
+func fakeGuest() hypervisortest.Guest {
+	return hypervisortest.Guest{Greeting: "Linux version ", PowerOff: "\rpoweroff\r", Reset: "\rpanic\r", Spin: "\rspin\r"}
+}
+
+// fakeMachine is one for a fake, whose guest has its configuration in the initramfs
+// and a root disk. The fault is its name: see installFakes.
+func fakeMachine(t testing.TB, f hypervisortest.Fault, link guestconfig.Link) hypervisor.Machine {
+	name := "works"
+	if f == hypervisortest.HalfAnswers {
+		name = "half"
+	}
+	m := emptyMachine(t, name, []byte("no kernel"))
+	m.RootDisk = filepath.Join(filepath.Dir(m.Kernel), "root")
+	if err := os.WriteFile(m.RootDisk, []byte("no disk"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	config, err := json.Marshal(guestconfig.Config{
+		Version: guestconfig.Version, Hostname: name, Root: guestconfig.Root{Disk: "/dev/vda"}, Link: link,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	initrd, err := os.OpenFile(m.Initrd, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer initrd.Close()
+	archive := cpio.Newc.Writer(initrd)
+	record := cpio.StaticFile(guestconfig.Path[1:], string(config), 0o644)
+	if err := errors.Join(archive.WriteRecord(record), cpio.WriteTrailer(archive)); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// installFakes makes a folder of programs, and their plan.
+func installFakes(t *testing.T) string {
+	dir := publicDir(t)
+	for name := range fakes.Programs() {
+		if err := bringSelf(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plan, err := json.Marshal(fakes.Plan{VMs: map[string]fakes.Guest{"half": {HalfAnswers: true}}})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "plan.json"), plan, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// speaksLink is the handshake with the guest's bield-init.
+func speaksLink(ctx context.Context, conn net.Conn) error {
+	s, err := guestlink.Dial(ctx, conn)
+	if err != nil {
+		return err
+	}
+	return s.Close()
+}
+
+// publicDir is a temporary folder that every user can reach.
+func publicDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/tmp", "bield-vmm-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// bringSelf links or copies this program to path.
+func bringSelf(path string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if os.Link(self, path) == nil {
+		return nil
+	}
+	data, err := os.ReadFile(self)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(path, data, 0o755), os.Chmod(path, 0o755))
+}
+
+// openTap makes a tap in a network namespace that ends with its thread.
+func openTap(t testing.TB) *os.File {
+	type result struct {
+		file *os.File
+		err  error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		file, err := tapOfThread()
+		done <- result{file, err}
+	}()
+	r := <-done
+	if r.err != nil {
+		t.Fatal("no tap: " + r.err.Error())
+	}
+	t.Cleanup(func() { r.file.Close() })
+	return r.file
+}
+
+func tapOfThread() (*os.File, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	request, err := unix.NewIfreq("tap0")
+	if err == nil {
+		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlIfreq(int(file.Fd()), unix.TUNSETIFF, request)
+	}
+	return file, err
+}
