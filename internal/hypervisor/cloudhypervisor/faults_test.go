@@ -47,6 +47,8 @@ func at(action string, f fakes.APIFault) fakes.VMMFaults {
 func pause(ctx context.Context, vm hypervisor.VM) error { return vm.Pause(ctx) }
 
 func link(ctx context.Context, vm hypervisor.VM) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	conn, err := vm.Link(ctx)
 	if err == nil {
 		_ = conn.Close()
@@ -76,11 +78,6 @@ func ended(vm hypervisor.VM) error {
 // nothing leaves it at start and end.
 func nothing(context.Context, hypervisor.VM) error { return nil }
 
-// withoutEnd has no limit but the driver's own.
-func withoutEnd(do func(context.Context, hypervisor.VM) error) func(context.Context, hypervisor.VM) error {
-	return func(ctx context.Context, vm hypervisor.VM) error { return do(context.WithoutCancel(ctx), vm) }
-}
-
 func allFaults() map[string]fault {
 	const impatient, one = "no patience any more", "exit status 1"
 	return map[string]fault{
@@ -99,7 +96,7 @@ func allFaults() map[string]fault {
 		"half an answer":           {plan: at("vm.info", fakes.APIHalf), says: "vm.info: read the answer: unexpected EOF"},
 		"half, and silence":        {plan: at("vm.info", fakes.APIStalls), says: "vm.info: .*" + impatient},
 		"silence":                  {plan: at("vm.info", fakes.APIMute), says: "vm.info: .*" + impatient},
-		"silence later":            {plan: at("vm.pause", fakes.APIMute), do: withoutEnd(pause), says: "pause: vm.pause: cloud-hypervisor does not answer within 10s"},
+		"silence later":            {plan: at("vm.pause", fakes.APIMute), do: pause, says: "pause: vm.pause: cloud-hypervisor does not answer within 10s"},
 		"silence at the end":       {plan: at("vm.shutdown", fakes.APIMute), do: nothing},
 		"a body without an end":    {plan: at("vm.info", fakes.APIEndless), says: "vm.info: an answer of more than 1048576 bytes"},
 		"endless at the end":       {plan: at("vmm.shutdown", fakes.APIEndless), do: nothing},
@@ -180,9 +177,7 @@ func (f fault) happens(t *testing.T, version string) string {
 	m := newMachine(t, name)
 	d := fakeDriver(t, fakes.Plan{CloudHypervisor: version, VMs: map[string]fakes.Guest{name: {VMM: f.plan}}})
 	began := time.Now()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), patience+time.Second, errors.New("no patience any more"))
-	defer cancel()
-	said := f.use(t, ctx, d, m)
+	said := f.use(t, d, m)
 	if took := time.Since(began); took > most {
 		t.Errorf("it took %s", took)
 	}
@@ -197,19 +192,16 @@ func (f fault) happens(t *testing.T, version string) string {
 	return said
 }
 
-func (f fault) use(t *testing.T, ctx context.Context, d *Driver, m hypervisor.Machine) string {
+func (f fault) use(t *testing.T, d *Driver, m hypervisor.Machine) string {
 	t.Helper()
-	vm, err := d.Start(ctx, m)
 	if f.do == nil {
-		if err == nil {
-			_ = vm.Kill(ctx)
-		}
-		return f.check(t, err)
+		return f.check(t, f.starts(t, d, m))
 	}
+	vm, err := d.Start(t.Context(), m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = f.do(ctx, vm)
+	err = f.do(t.Context(), vm)
 	cause := ""
 	if f.ends != "" {
 		if ended(vm) != nil || vm.Cause() == nil || !strings.Contains(vm.Cause().Error(), f.ends) {
@@ -217,10 +209,22 @@ func (f fault) use(t *testing.T, ctx context.Context, d *Driver, m hypervisor.Ma
 		}
 		cause = fmt.Sprintf(" (%v)", vm.Cause())
 	}
-	if err := vm.Kill(context.WithoutCancel(ctx)); err != nil {
+	if err := vm.Kill(t.Context()); err != nil {
 		t.Error(err)
 	}
 	return f.check(t, err) + cause
+}
+
+// starts is for a VM that should not.
+func (f fault) starts(t *testing.T, d *Driver, m hypervisor.Machine) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), patience, errors.New("no patience any more"))
+	defer cancel()
+	vm, err := d.Start(ctx, m)
+	if err == nil {
+		_ = vm.Kill(t.Context())
+	}
+	return err
 }
 
 func (f fault) check(t *testing.T, err error) string {

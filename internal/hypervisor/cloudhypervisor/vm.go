@@ -111,13 +111,14 @@ func (v *VM) Serial(ctx context.Context) (net.Conn, error) {
 func (v *VM) Link(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, linkTimeout)
 	defer cancel()
-	var says error // the last try that was not cut off
+	var says error // of the last try that was not cut off
 	for {
 		conn, err := v.tryLink(ctx)
 		if err == nil {
 			return conn, nil
 		}
-		if says == nil || ctx.Err() == nil {
+		var late net.Error
+		if says == nil || !errors.As(err, &late) || !late.Timeout() {
 			says = err
 		}
 		select {
