@@ -14,6 +14,8 @@ type console struct {
 	// keeps says that what is printed while nobody reads is told to the next
 	// reader; else it is lost.
 	keeps bool
+	// typed is called with what is typed.
+	typed func([]byte)
 	first chan struct{} // closed at the first connection
 	once  sync.Once
 
@@ -22,7 +24,9 @@ type console struct {
 	kept []byte
 }
 
-func newConsole() *console { return &console{first: make(chan struct{})} }
+func newConsole(typed func([]byte)) *console {
+	return &console{typed: typed, first: make(chan struct{})}
+}
 
 // attach writes to conn until it ends. A connection that there is already ends.
 func (c *console) attach(conn net.Conn) {
@@ -36,10 +40,12 @@ func (c *console) attach(conn net.Conn) {
 	c.once.Do(func() { close(c.first) })
 	buffer := make([]byte, 512)
 	for {
-		if _, err := conn.Read(buffer); err != nil {
+		n, err := conn.Read(buffer)
+		if err != nil {
 			c.detach(conn)
 			return
 		}
+		c.typed(buffer[:n])
 	}
 }
 
@@ -68,10 +74,11 @@ func (c *console) wait(limit time.Duration) {
 	}
 }
 
-func (c *console) print(line string) {
+func (c *console) print(line string) { c.write([]byte(line + "\r\n")) }
+
+func (c *console) write(text []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	text := []byte(line + "\r\n")
 	if c.conn != nil {
 		_, _ = c.conn.Write(text)
 		return

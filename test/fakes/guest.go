@@ -34,7 +34,10 @@ type guest struct {
 	once sync.Once
 	// frozen is held for writing while the CPUs stand still.
 	frozen sync.RWMutex
-	still  bool // with mu
+	still  bool   // with mu
+	line   []byte // typed and not yet ended
+	// hasRun says that QEMU's monitor has let them run.
+	hasRun bool
 
 	mu      sync.Mutex
 	current *guestlink.Session
@@ -44,11 +47,13 @@ type guest struct {
 }
 
 func newGuest(name string, plan Guest, c guestconfig.Config, devices map[string]*share, netDir string) *guest {
-	return &guest{
+	v := &guest{
 		name: name, plan: plan, config: c, devices: devices, netDir: netDir,
-		console: newConsole(), journal: newJournal(), drivers: make(chan struct{}), off: make(chan int, 1),
+		journal: newJournal(), drivers: make(chan struct{}), off: make(chan int, 1),
 		keys: c.User.AuthorizedKeys,
 	}
+	v.console = newConsole(v.typed)
+	return v
 }
 
 func (v *guest) isRunning() bool {
@@ -108,6 +113,33 @@ func (v *guest) pressButton() {
 		return
 	}
 	go v.powerOff("the power button")
+}
+
+// maxLine bounds a line that is typed.
+const maxLine = 100
+
+// typed takes what is typed on the console. It is sent back as it is, and a line
+// that is poweroff, panic or spin is done: who spins reads its console no more.
+func (v *guest) typed(text []byte) {
+	v.thaw()
+	v.console.write(text)
+	for _, b := range text {
+		if b != '\r' {
+			v.line = append(v.line[max(0, len(v.line)-maxLine):], b)
+			continue
+		}
+		line := string(v.line)
+		v.line = nil
+		switch line {
+		case "poweroff":
+			go v.powerOff("its console asked for it")
+		case "panic":
+			v.print("Kernel panic - not syncing: as asked")
+			v.end(reset)
+		case "spin":
+			forever()
+		}
+	}
 }
 
 // consoleWait is how long the guest waits for somebody to read its console,

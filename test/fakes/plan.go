@@ -45,6 +45,9 @@ type Guest struct {
 	// Mute lets the monitor take connections and never answer once the
 	// machine runs.
 	Mute bool `json:"mute"`
+	// HalfAnswers lets QEMU's monitor hang up in the middle of each answer once the
+	// machine runs.
+	HalfAnswers bool `json:"halfAnswers"`
 	// SSH is what is wrong with the guest's sshd.
 	SSH SSHFault `json:"ssh"`
 	// VMM is what is wrong with cloud-hypervisor itself.

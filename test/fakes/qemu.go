@@ -22,6 +22,8 @@ type machine struct {
 	files []string
 	// Descriptors of listening sockets, and of the tap.
 	qmp, events, serial, link, tap int
+	// stopped says that its CPUs wait for the command cont.
+	stopped bool
 	// shares maps tags to sockets.
 	shares map[string]string
 }
@@ -76,6 +78,7 @@ func (m machine) run(dir string, g Guest) error {
 		return errors.New("the guest waits for its host on vsock, which this machine has not")
 	}
 	v, told := newGuest(m.name, g, config, files, filepath.Join(dir, "net")), &events{}
+	v.freeze(m.stopped)
 	go serve(listeners[m.serial], v.console.attach)
 	go serve(listeners[m.link], v.serveLink)
 	go serve(listeners[m.qmp], func(conn net.Conn) { v.serveQMP(conn) })
@@ -101,7 +104,7 @@ func serve(listener net.Listener, use func(net.Conn)) {
 // parseMachine reads the options that this QEMU needs; of the others it takes
 // any.
 func parseMachine(args []string) (machine, error) {
-	m := machine{shares: map[string]string{}}
+	m := machine{shares: map[string]string{}, stopped: slices.Contains(args, "-S")}
 	fds, sockets := map[string]int{}, map[string]string{}
 	for i := 0; i+1 < len(args); i++ {
 		values := optionList(args[i+1])

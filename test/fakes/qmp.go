@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 )
 
@@ -41,7 +42,13 @@ func (v *guest) serveQMP(conn net.Conn) {
 			fmt.Fprint(conn, `{"timestamp": {"seconds": 1, "microseconds": 1}, "event": "POWERDOWN"}`+"\r\n")
 			answer = `"return": {}`
 		}
-		if _, err := fmt.Fprintf(conn, "{%s, \"id\": %s}\r\n", answer, request.ID); err != nil {
+		line := fmt.Sprintf("{%s, \"id\": %s}\r\n", answer, request.ID)
+		if v.plan.HalfAnswers && request.Execute != "qmp_capabilities" && v.hasRun {
+			_, _ = io.WriteString(conn, line[:len(line)/2])
+			return
+		}
+		v.hasRun = v.hasRun || request.Execute == "cont"
+		if _, err := io.WriteString(conn, line); err != nil {
 			return
 		}
 		if request.Execute == "system_powerdown" {

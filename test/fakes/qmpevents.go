@@ -17,10 +17,10 @@ func (e *events) serve(conn net.Conn) {
 	fmt.Fprintf(conn, "%s\r\n", qmpGreeting)
 	lines := bufio.NewScanner(conn)
 	for lines.Scan() {
-		fmt.Fprint(conn, `{"return": {}}`+"\r\n")
 		e.mu.Lock()
 		e.conn = conn
 		e.mu.Unlock()
+		fmt.Fprint(conn, `{"return": {}}`+"\r\n")
 	}
 }
 

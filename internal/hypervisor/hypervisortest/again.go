@@ -22,7 +22,7 @@ func (t *trial) startsTwice() {
 	vm := t.start(m)
 	t.refuses(m)
 	t.goesOn(vm)
-	t.signal(vm.ID(), syscall.SIGSTOP)
+	t.stop(vm)
 	t.refuses(m)
 	t.signal(vm.ID(), syscall.SIGCONT)
 	t.goesOn(vm)
@@ -131,7 +131,7 @@ func (t *trial) startHangs() {
 		default:
 		}
 	})
-	err := t.within("Start", 2*time.Second, func(ctx context.Context) error {
+	err := t.within("Start", time.Second, func(ctx context.Context) error {
 		vm, err := t.driver.Start(ctx, m)
 		if err == nil {
 			_ = vm.Kill(context.Background())
@@ -141,7 +141,11 @@ func (t *trial) startHangs() {
 	if err == nil {
 		t.Fatalf("a VMM that has no kernel yet passes for running")
 	}
-	t.gone(<-noted)
+	select {
+	case id := <-noted:
+		t.gone(id)
+	default: // too slow a machine to begin with
+	}
 	t.empty(m)
 }
 

@@ -2,6 +2,7 @@ package hypervisortest
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -100,6 +101,7 @@ func (t *trial) pauses() {
 			t.Fatal(err)
 		}
 	}
+	t.drain(conn)
 	t.types(conn, "after")
 	t.silent(conn)
 	for range 2 {
@@ -108,6 +110,12 @@ func (t *trial) pauses() {
 		}
 	}
 	t.sees(conn, "after")
+}
+
+// drain reads what the guest has printed before it was paused.
+func (t *trial) drain(conn net.Conn) {
+	_ = conn.SetReadDeadline(time.Now().Add(pause))
+	_, _ = io.Copy(io.Discard, conn)
 }
 
 // silent holds the guest to print nothing for a while.

@@ -370,7 +370,7 @@ func startAsAnother(ctx context.Context, d hypervisor.Driver, m hypervisor.Machi
 // TestMutants breaks the driver in one way after another: the cases that are there
 // for it must fail, and no others.
 func TestMutants(t *testing.T) {
-	healthy := fakeQEMU(installFakes(t))
+	healthy := fakeQEMU(installFakes(t, ""))
 	if healthy.Missing != "" {
 		require(t, healthy)
 		t.Skip(healthy.Missing)

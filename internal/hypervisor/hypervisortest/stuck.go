@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// patience of a caller whose VMM stands still.
-const callerPatience = 500 * time.Millisecond
+// callerPatience is a caller's whose VMM stands still.
+const callerPatience = 300 * time.Millisecond
 
 // vmmHangs: no call waits longer than it may, none that needs an answer succeeds
 // without one, and Kill works.
@@ -15,7 +15,7 @@ func (t *trial) vmmHangs() {
 	m := t.machine()
 	vm := t.start(m)
 	t.goesOn(vm)
-	t.signal(vm.ID(), syscall.SIGSTOP)
+	t.stop(vm)
 	for name, call := range map[string]func(context.Context) error{
 		"Pause": vm.Pause, "Resume": vm.Resume, "PowerButton": vm.PowerButton,
 	} {
@@ -45,7 +45,7 @@ func (t *trial) slowAnswers() {
 	ctx, cancel := t.context()
 	defer cancel()
 	for _, call := range []func(context.Context) error{vm.Pause, vm.Resume} {
-		t.signal(vm.ID(), syscall.SIGSTOP)
+		t.stop(vm)
 		done := make(chan error, 1)
 		go func() { done <- call(ctx) }()
 		select {

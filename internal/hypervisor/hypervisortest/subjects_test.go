@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	"bield/internal/guestconfig"
 	"bield/internal/guestlink"
 	"bield/internal/hypervisor"
+	"bield/internal/hypervisor/cloudhypervisor"
 	"bield/internal/hypervisor/hypervisortest"
 	"bield/internal/hypervisor/qemu"
 	"bield/test/fakes"
@@ -46,36 +46,43 @@ func firstOf(reasons ...string) string {
 	return ""
 }
 
-// realQEMU is QEMU without KVM, which runs the suite's own guest.
-func realQEMU() hypervisortest.Subject {
+// realQEMU is QEMU without KVM for an architecture, which runs the suite's own guest.
+// The host may be of another, but for x86: its guests' clock is the host's there.
+func realQEMU(name, arch string, kernel func() ([]byte, error)) hypervisortest.Subject {
 	missing := ""
-	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil || runtime.GOARCH != "amd64" {
-		missing = "there is no qemu-system-x86_64"
+	if _, err := qemu.NewFor("", arch, false).Find(); err != nil {
+		missing = err.Error()
+	} else if arch == "amd64" && runtime.GOARCH != arch {
+		missing = "a guest's clock of x86 is the host's, which has none"
 	}
 	return hypervisortest.Subject{
-		Name: "QEMU without KVM", Missing: firstOf(lacking(), missing),
-		New: func() hypervisor.Driver { return qemu.New("", false) },
-		Machine: func(t testing.TB, _ hypervisortest.Fault) hypervisor.Machine {
-			return kernelMachine(t, hypervisortest.QEMUMicrovm())
-		},
-		Guest: hypervisortest.KernelGuest(), Patience: 30 * time.Second,
-		Cannot: map[string]string{
-			"half answers": "a real program gives whole answers",
-		},
+		Name: name, Missing: firstOf(lacking(), missing),
+		New:     func() hypervisor.Driver { return qemu.NewFor("", arch, false) },
+		Machine: kernelMachines(kernel),
+		Guest:   hypervisortest.KernelGuest(), Patience: 30 * time.Second,
+		Cannot: map[string]string{"half answers": wholeAnswers},
 	}
 }
 
-// kernelMachine is one with the suite's own guest.
-func kernelMachine(t testing.TB, b hypervisortest.Board) hypervisor.Machine {
-	kernel, err := hypervisortest.Kernel(b)
-	if err != nil {
-		t.Fatal(err)
+const wholeAnswers = "a real program gives whole answers"
+
+func kernelX86(b hypervisortest.Board) func() ([]byte, error) {
+	return func() ([]byte, error) { return hypervisortest.Kernel(b) }
+}
+
+// kernelMachines makes machines with the suite's own guest.
+func kernelMachines(kernel func() ([]byte, error)) func(testing.TB, hypervisortest.Fault) hypervisor.Machine {
+	return func(t testing.TB, _ hypervisortest.Fault) hypervisor.Machine {
+		text, err := kernel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := emptyMachine(t, "echo", text)
+		if err := os.WriteFile(m.Initrd, make([]byte, 512), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return m
 	}
-	m := emptyMachine(t, "echo", kernel)
-	if err := os.WriteFile(m.Initrd, []byte("x"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return m
 }
 
 // emptyMachine is one without an initramfs. Its files lie where every user can
@@ -85,9 +92,12 @@ func emptyMachine(t testing.TB, name string, kernel []byte) hypervisor.Machine {
 	m := hypervisor.Machine{
 		Name: name, VCPU: 1, MemoryMiB: 64, Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"),
 		Taps: []hypervisor.Tap{{Queues: []*os.File{openTap(t)}, MAC: "02:00:00:01:b8:4b"}},
-		Dir:  filepath.Join(dir, "run"), UID: vmmUser, GID: vmmUser, Log: filepath.Join(dir, "vmm.log"),
+		Dir:  filepath.Join(dir, name), UID: vmmUser, GID: vmmUser, Log: filepath.Join(dir, "vmm.log"),
 	}
-	if err := errors.Join(os.Mkdir(m.Dir, 0o711), os.WriteFile(m.Kernel, kernel, 0o644)); err != nil {
+	m.RootDisk = filepath.Join(dir, "disk")
+	err := errors.Join(os.Mkdir(m.Dir, 0o711), os.WriteFile(m.Kernel, kernel, 0o644),
+		os.WriteFile(m.RootDisk, make([]byte, 4096), 0o644))
+	if err != nil {
 		t.Fatal(err)
 	}
 	return m
@@ -100,6 +110,19 @@ func fakeQEMU(dir string) hypervisortest.Subject {
 		New: func() hypervisor.Driver { return qemu.New(filepath.Join(dir, "qemu-system-x86_64"), false) },
 		Machine: func(t testing.TB, f hypervisortest.Fault) hypervisor.Machine {
 			return fakeMachine(t, f, guestconfig.Link{})
+		},
+		Guest: fakeGuest(), Link: speaksLink, Patience: 15 * time.Second,
+		Cannot: map[string]string{"seccomp": "the fake has no filter"},
+	}
+}
+
+// fakeCloudHypervisor is the fake of the CLI's scripts as a version.
+func fakeCloudHypervisor(dir, version string) hypervisortest.Subject {
+	return hypervisortest.Subject{
+		Name: "fake cloud-hypervisor " + version, Missing: lacking(),
+		New: func() hypervisor.Driver { return cloudhypervisor.New(filepath.Join(dir, "cloud-hypervisor")) },
+		Machine: func(t testing.TB, f hypervisortest.Fault) hypervisor.Machine {
+			return fakeMachine(t, f, guestconfig.Link{VsockPort: guestconfig.LinkVsockPort})
 		},
 		Guest: fakeGuest(), Link: speaksLink, Patience: 15 * time.Second,
 		Cannot: map[string]string{"seccomp": "the fake has no filter"},
@@ -119,10 +142,6 @@ func fakeMachine(t testing.TB, f hypervisortest.Fault, link guestconfig.Link) hy
 		name = "half"
 	}
 	m := emptyMachine(t, name, []byte("no kernel"))
-	m.RootDisk = filepath.Join(filepath.Dir(m.Kernel), "root")
-	if err := os.WriteFile(m.RootDisk, []byte("no disk"), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	config, err := json.Marshal(guestconfig.Config{
 		Version: guestconfig.Version, Hostname: name, Root: guestconfig.Root{Disk: "/dev/vda"}, Link: link,
 	})
@@ -143,14 +162,18 @@ func fakeMachine(t testing.TB, f hypervisortest.Fault, link guestconfig.Link) hy
 }
 
 // installFakes makes a folder of programs, and their plan.
-func installFakes(t *testing.T) string {
+func installFakes(t *testing.T, version string) string {
 	dir := publicDir(t)
 	for name := range fakes.Programs() {
 		if err := bringSelf(filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	plan, err := json.Marshal(fakes.Plan{VMs: map[string]fakes.Guest{"half": {HalfAnswers: true}}})
+	half := map[string]fakes.APIFault{"vm.pause": fakes.APIHalf, "vm.resume": fakes.APIHalf}
+	plan, err := json.Marshal(fakes.Plan{
+		CloudHypervisor: version,
+		VMs:             map[string]fakes.Guest{"half": {HalfAnswers: true, VMM: fakes.VMMFaults{API: half}}},
+	})
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "plan.json"), plan, 0o644)
 	}

@@ -40,6 +40,14 @@ type Guest struct {
 	PowerOff, Reset, Spin string
 }
 
+// greeting is what the guest prints first.
+const greeting = "bield: a guest of its own\r\n"
+
+// KernelGuest is how Kernel and KernelARM are spoken to.
+func KernelGuest() Guest {
+	return Guest{Greeting: greeting, PowerOff: "\x10", Reset: "\x12", Spin: "\x13"}
+}
+
 // Fault is what is wrong with the VMM of a machine.
 type Fault string
 

@@ -195,6 +195,24 @@ func (t *trial) signal(id process.ID, sig syscall.Signal) {
 	}
 }
 
+// stop lets a VMM hang until it gets SIGCONT. It returns when no thread runs.
+func (t *trial) stop(vm hypervisor.VM) {
+	t.signal(vm.ID(), syscall.SIGSTOP)
+	for deadline := time.Now().Add(t.subject.Patience); ; time.Sleep(time.Millisecond) {
+		stopped := true
+		for _, path := range t.threads(vm.ID().PID) {
+			text, err := os.ReadFile(path)
+			stopped = stopped && (err != nil || bytes.Contains(text, []byte("State:\tT")))
+		}
+		if stopped {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the VMM does not stop")
+		}
+	}
+}
+
 // gone holds a process to have ended.
 func (t *trial) gone(id process.ID) {
 	p, err := process.Adopt(id)
@@ -239,10 +257,10 @@ func (t *trial) within(name string, limit time.Duration, call func(context.Conte
 	case err := <-done:
 		return err
 	case <-time.After(limit + grace):
-		t.Fatalf("%s does not return with its context, which ended after %s", name, limit)
+		t.Fatalf("%s goes on %s after its context has ended", name, grace)
 		return nil
 	}
 }
 
 // grace is how late a call may be that heeds its context, on a busy machine.
-const grace = 5 * time.Second
+const grace = 3 * time.Second

@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// Board is the part of a machine that its guest has to know.
+// Board is the part of an x86 machine that its guest has to know.
 type Board struct {
 	// button is the machine code that goes on at the label "off" once the power
 	// button was pressed; off that which powers off.
@@ -40,14 +40,6 @@ func CloudHypervisor() Board {
 			{code: []byte{0xEE}},                   // out dx, al
 		},
 	}
-}
-
-// Greeting is what Kernel prints first.
-const greeting = "bield: a guest of its own\r\n"
-
-// KernelGuest is how Kernel is spoken to.
-func KernelGuest() Guest {
-	return Guest{Greeting: greeting, PowerOff: "\x10", Reset: "\x12", Spin: "\x13"}
 }
 
 // line is one instruction: what stands before it, its bytes, and the label that the
