@@ -40,6 +40,7 @@ var allowed = map[string]string{
 	"internal/hypervisor":                 "internal/spec internal/state internal/process internal/guestconfig",
 	"internal/hypervisor/qemu":            "internal/hypervisor internal/spec internal/state internal/process internal/guestconfig",
 	"internal/hypervisor/cloudhypervisor": "internal/hypervisor internal/spec internal/state internal/process internal/guestconfig",
+	"internal/hypervisor/hypervisortest":  "internal/hypervisor internal/process",
 	"internal/hypervisor/installed":       "internal/hypervisor internal/hypervisor/cloudhypervisor internal/hypervisor/qemu internal/spec",
 	"internal/image":                      "internal/apt internal/spec internal/state internal/process internal/guestconfig",
 	"internal/setup":                      "internal/apt internal/state",

@@ -135,7 +135,7 @@ func (v *guest) typed(text []byte) {
 			go v.powerOff("its console asked for it")
 		case "panic":
 			v.print("Kernel panic - not syncing: as asked")
-			v.end(reset)
+			v.end(Reset)
 		case "spin":
 			forever()
 		}

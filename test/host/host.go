@@ -63,7 +63,7 @@ func (h *Host) Environment() map[string]string {
 	}
 	return map[string]string{
 		"BIELD_TEST_KVM": kvm,
-		"HOME": h.Work, "BIN": filepath.Join(Base(), "bin"), "BIELD_RUN_DIR": h.runDir, "BIELD_CACHE_DIR": h.Cache,
+		"HOME":           h.Work, "BIN": filepath.Join(Base(), "bin"), "BIELD_RUN_DIR": h.runDir, "BIELD_CACHE_DIR": h.Cache,
 		"TMPDIR": filepath.Join(h.Work, "tmp"),
 		// Only a proxy would know whether package sources can be reached.
 		"http_proxy": "http://127.0.0.1:9", "TERM": "dumb", "LC_ALL": "C.UTF-8",
