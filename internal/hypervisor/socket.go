@@ -20,6 +20,13 @@ const maxSocketPath = 107
 // ErrInUse says that a VMM runs already with that run folder.
 var ErrInUse = errors.New("a VMM runs there already")
 
+// A process that is just being made has copies of all that its maker has open,
+// until it executes its program: for such a moment the dead look alive.
+const (
+	claimPatience = time.Second
+	claimPause    = 10 * time.Millisecond
+)
+
 // Claim reserves a run folder for one Start until released. control is the socket
 // there that every running VMM of the driver listens on, hanging or not. The error
 // wraps ErrInUse, and nothing in the folder was touched.
@@ -28,18 +35,23 @@ func Claim(dir, control string) (release func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the run folder: %w", err)
 	}
-	err = unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = ErrInUse
-	}
-	if err == nil && listens(control) {
-		err = ErrInUse
+	began := time.Now()
+	for err = claim(folder, control); errors.Is(err, ErrInUse) && time.Since(began) < claimPatience; err = claim(folder, control) {
+		time.Sleep(claimPause)
 	}
 	if err != nil {
 		_ = folder.Close()
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	return func() { _ = folder.Close() }, nil
+}
+
+func claim(folder *os.File, control string) error {
+	err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && listens(control) {
+		return ErrInUse
+	}
+	return err
 }
 
 // listens says whether somebody listens at a socket. One that is stale refuses.
