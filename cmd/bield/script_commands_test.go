@@ -67,7 +67,7 @@ func runExits(ts *testscript.TestScript, _ *host.Host, args []string) error {
 }
 
 func runDaemon(ts *testscript.TestScript, h *host.Host, args []string) error {
-	set := map[string]string{}
+	set := map[string]string{"BIELD_TEST_KVM": ts.Getenv("BIELD_TEST_KVM")}
 	for name := range h.Environment() {
 		set[name] = ts.Getenv(name)
 	}

@@ -59,7 +59,7 @@ func (c chConfig) restrict() error {
 	defer unix.Close(int(ruleset))
 	for _, rule := range c.landlockRulesOfAll() {
 		if err := addLandlockRule(int(ruleset), rule); err != nil {
-			return fmt.Errorf("Landlock rule for %s: %w", rule.Path, err)
+			return fmt.Errorf("rule of Landlock for %s: %w", rule.Path, err)
 		}
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {

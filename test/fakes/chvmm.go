@@ -106,7 +106,7 @@ func (v *chVMM) power() error {
 	}
 	if v.shares == nil {
 		if v.shares, err = connectShares(v.shareSockets()); err != nil {
-			return fmt.Errorf("Cannot create virtio-fs device: %w", err)
+			return fmt.Errorf("cannot create virtio-fs device: %w", err)
 		}
 	}
 	v.guest = newGuest(v.name, v.plan, config, v.shares, v.netDir)
@@ -129,7 +129,7 @@ func (v *chVMM) makeVsock(config guestconfig.Config) error {
 	}
 	listener, err := v.listen(v.config.Vsock.Socket)
 	if err != nil {
-		return fmt.Errorf("Cannot create virtio-vsock backend: UnixBind(%w)", err)
+		return fmt.Errorf("cannot create virtio-vsock backend: UnixBind(%w)", err)
 	}
 	v.vsock = &chVsock{listener: listener, guest: v.guest, port: config.Link.VsockPort, fault: v.plan.VMM.Sockets}
 	go v.vsock.serve()
@@ -150,7 +150,7 @@ func (v *chVMM) openFiles() (guestconfig.Config, error) {
 	for _, n := range v.config.Net {
 		for _, fd := range n.fds {
 			if err := checkCHTap(fd, len(n.fds) > 1); err != nil {
-				return config, fmt.Errorf("Cannot create virtio-net device: %w", err)
+				return config, fmt.Errorf("cannot create virtio-net device: %w", err)
 			}
 		}
 	}
@@ -164,7 +164,7 @@ func (v *chVMM) openFiles() (guestconfig.Config, error) {
 	for name, mode := range files {
 		f, err := os.OpenFile(name, mode, 0)
 		if err != nil {
-			return config, fmt.Errorf("Cannot open %w", err)
+			return config, fmt.Errorf("cannot open %w", err)
 		}
 		_ = f.Close()
 	}

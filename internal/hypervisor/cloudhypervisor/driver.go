@@ -121,7 +121,7 @@ func (d *Driver) start(ctx context.Context, m hypervisor.Machine) (*VM, error) {
 		err = vm.confirm(ctx)
 	}
 	if err != nil {
-		return nil, vm.giveUp(ctx, err)
+		return nil, vm.giveUp(err)
 	}
 	return vm, nil
 }
@@ -170,7 +170,7 @@ func (v *VM) confirm(ctx context.Context) error {
 var errEnded = errors.New("it ended")
 
 // giveUp ends a VMM that does not run its machine, and says why it doesn't.
-func (v *VM) giveUp(ctx context.Context, err error) error {
+func (v *VM) giveUp(err error) error {
 	v.mu.Lock()
 	if v.cause != nil { // the events know better than who was cut off
 		err = v.cause
