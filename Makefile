@@ -54,7 +54,7 @@ testdeps: deps ## and what only the tests need
 	$(SUDO) ./test/needs.sh
 
 test: testdeps ## the whole suite, real VMs included
-	$(SUDO) env BIELD_TEST_REQUIRE=$(BIELD_TEST_REQUIRE) ./test/run.sh
+	$(SUDO) env BIELD_TEST_REQUIRE=$(BIELD_TEST_REQUIRE) BIELD_CLOUD_HYPERVISOR=$(BIELD_CLOUD_HYPERVISOR) ./test/run.sh
 
 lint: ## golangci-lint with the project's rules
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run ./...

@@ -8,14 +8,19 @@
 //
 // # Sockets
 //
-// The driver makes three listening sockets in the VM's run folder and hands
-// them over as open descriptors, QMP as 3, the serial line as 4 and the guest
-// link as 5; taps follow. QEMU takes one connection at a time on each and goes
+// The driver makes four listening sockets in the VM's run folder and hands them
+// over as open descriptors, QMP as 3, the serial line as 4, the guest link as 5 and
+// a second QMP, for events alone, as 6; taps follow. QEMU takes one connection at a time on each and goes
 // back to listening when it ends, so a restarted daemon connects anew.
 //
 //	DIR/qmp.sock      QMP, https://www.qemu.org/docs/master/interop/qmp-spec.html
 //	DIR/serial.sock   the guest's serial line
 //	DIR/link.sock     the virtio-serial port guestconfig.LinkPort
+//	DIR/events.sock   QMP
+//
+// QEMU starts with the guest's CPUs stopped (-S). They run once the serial line is
+// connected and the events are heard, so that neither the guest's first words nor
+// the reason of an early end are lost.
 //
 // QMP is spoken one connection a command: nothing has to be kept alive, and no
 // event is needed that the end of the process doesn't tell.
