@@ -134,7 +134,7 @@ func (t *trial) startHangs() {
 	err := t.within("Start", time.Second, func(ctx context.Context) error {
 		vm, err := t.driver.Start(ctx, m)
 		if err == nil {
-			_ = vm.Kill(context.Background())
+			t.cleanUp(vm)
 		}
 		return err
 	})

@@ -84,7 +84,7 @@ func (t *trial) reconnects() {
 	for i := range 3 {
 		conn := t.serial(vm)
 		t.echoes(conn, fmt.Sprintf("connection %d", i))
-		conn.Close()
+		_ = conn.Close()
 	}
 }
 

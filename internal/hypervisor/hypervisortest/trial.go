@@ -110,7 +110,7 @@ func (t *trial) serial(vm hypervisor.VM) net.Conn {
 	if err != nil {
 		t.Fatalf("connect to the serial line: %v", err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	t.Cleanup(func() { _ = conn.Close() })
 	if err := conn.SetDeadline(time.Now().Add(t.subject.Patience)); err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func (t *trial) goesOn(vm hypervisor.VM) {
 	}
 	conn := t.serial(vm)
 	t.echoes(conn, "still there?")
-	conn.Close()
+	_ = conn.Close()
 }
 
 // ends waits for the end and returns its cause.
