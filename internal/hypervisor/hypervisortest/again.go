@@ -99,7 +99,7 @@ func (t *trial) startFails() {
 		vm, err := t.driver.Start(ctx, m)
 		cancel()
 		if err == nil {
-			_ = vm.Kill(context.Background())
+			_ = vm.Kill(context.WithoutCancel(ctx))
 			t.Errorf("without its %s it starts", what)
 			continue
 		}
