@@ -23,8 +23,9 @@ const (
 // longs of time, type, code, value.
 const eventSize = int(2*unsafe.Sizeof(uintptr(0))) + 8
 
-// buttons watches every input device, also those that come later, and calls
-// pressed for each press of a power button. It returns when ctx is done.
+// watchButtons watches every input device, also those that come later, and a
+// button that is none, and calls pressed for each press of a power button. It
+// returns when ctx is done.
 func watchButtons(ctx context.Context, pressed func()) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -35,7 +36,14 @@ func watchButtons(ctx context.Context, pressed func()) {
 	defer events.close()
 	defer context.AfterFunc(ctx, events.close)()
 	watched := make(map[string]bool)
+	gpio := false
 	for {
+		if !gpio {
+			if f, err := openGPIOButton(); err == nil {
+				gpio = true
+				wg.Go(func() { watchDevice(ctx, f, readGPIOButton, pressed) })
+			}
+		}
 		devices, _ := filepath.Glob("/dev/input/event*")
 		for _, d := range devices {
 			if watched[d] {
@@ -46,7 +54,7 @@ func watchButtons(ctx context.Context, pressed func()) {
 				continue
 			}
 			watched[d] = true
-			wg.Go(func() { watchDevice(ctx, f, pressed) })
+			wg.Go(func() { watchDevice(ctx, f, readButton, pressed) })
 		}
 		if events.next() != nil {
 			return
@@ -54,10 +62,10 @@ func watchButtons(ctx context.Context, pressed func()) {
 	}
 }
 
-func watchDevice(ctx context.Context, f *os.File, pressed func()) {
+func watchDevice(ctx context.Context, f *os.File, read func(io.Reader, func()) error, pressed func()) {
 	defer f.Close()
 	defer context.AfterFunc(ctx, func() { _ = f.Close() })()
-	_ = readButton(f, pressed)
+	_ = read(f, pressed)
 }
 
 // readButton reads input events until the device is gone.

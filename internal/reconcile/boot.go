@@ -174,7 +174,7 @@ func (j *job) guestConfig() guestconfig.Config {
 
 // modules names what a guest needs of the kernel, whatever VMM it runs on.
 func modules(vm spec.VM) []string {
-	wanted := []string{"virtio_mmio", "virtio_console", "virtiofs", "overlay", "virtio_net", "virtio_rng", "virtio_balloon", "evdev", "button"}
+	wanted := []string{"virtio_mmio", "virtio_console", "virtiofs", "overlay", "virtio_net", "virtio_rng", "virtio_balloon", "evdev", "button", "gpio_pl061"}
 	if vm.StoreOnDisk {
 		wanted = append(wanted, "virtio_blk", "erofs")
 	}
