@@ -240,6 +240,9 @@ func (b *boot) end(ctx context.Context, why string, failure error) {
 	bound := flushBound
 	if failure != nil {
 		bound, why = failureFlush, "the boot failed"
+		if b.stopLink == nil {
+			bound = 0 // there is no link to tell of it over
+		}
 		b.console.printf("FAILED: %v", failure)
 		kernelLog(firstLine(failure.Error()))
 	}
