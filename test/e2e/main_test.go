@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bield/internal/process"
 	"bield/test/fakes"
 )
 
@@ -26,6 +27,7 @@ const envInside = "BIELD_E2E_INSIDE"
 // what needs the network and adopts whatever the tests leave running.
 // Under other names this binary is what TestPackage needs in a guest.
 func TestMain(m *testing.M) {
+	process.MaybeLaunch()
 	name := filepath.Base(os.Args[0])
 	if fake, ok := fakes.Programs()[name]; ok {
 		os.Exit(fake())
