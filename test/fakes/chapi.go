@@ -33,6 +33,8 @@ type chServer struct {
 	listener net.Listener
 	// one serialises the requests.
 	one sync.Mutex
+	// told says that somebody knows that the machine runs.
+	told bool
 }
 
 // chRequest is one that the VMM's thread is to act on.
@@ -69,8 +71,8 @@ func (s *chServer) end() {
 func (s *chServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.one.Lock()
 	defer s.one.Unlock()
-	if s.vmm.plan.Mute {
-		s.muteOnceRunning()
+	if s.vmm.plan.Mute && s.told {
+		forever()
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, chBody+1))
 	if err != nil || len(body) > chBody {
@@ -91,14 +93,8 @@ func (s *chServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if fault.after(w) {
 		return
 	}
+	s.told = s.told || action == "vm.info"
 	s.write(w, request, action, answer)
-}
-
-// muteOnceRunning never returns once the guest is ready.
-func (s *chServer) muteOnceRunning() {
-	if answer, ok := s.vmm.ask("is it running"); ok && answer.status == http.StatusOK {
-		forever()
-	}
 }
 
 // write sends an answer that the description allows. v52 differs from it in what
@@ -172,11 +168,6 @@ func (v *chVMM) ask(action string) (answer chAnswer, ok bool) {
 func (v *chVMM) act(action string) (answer chAnswer, ends bool) {
 	done := chAnswer{status: http.StatusNoContent}
 	switch action {
-	case "is it running":
-		if v.guest == nil || !v.guest.isRunning() {
-			return chAnswer{status: http.StatusNotFound}, false
-		}
-		return chAnswer{status: http.StatusOK}, false
 	case "vmm.ping":
 		body, _ := json.Marshal(map[string]any{
 			"build_version": v.version, "version": strings.TrimPrefix(v.version, "v") + ".0", "pid": os.Getpid(), "features": []string{"kvm"},

@@ -43,7 +43,7 @@ type Guest struct {
 	// NoButton lets the guest ignore its power button.
 	NoButton bool `json:"noButton"`
 	// Mute lets the monitor take connections and never answer once the
-	// machine runs.
+	// machine runs, or, with cloud-hypervisor, once it has said so.
 	Mute bool `json:"mute"`
 	// HalfAnswers lets QEMU's monitor hang up in the middle of each answer once the
 	// machine runs.
