@@ -124,7 +124,7 @@ func (v *VM) Link(ctx context.Context) (net.Conn, error) {
 		select {
 		case <-time.After(linkPause):
 		case <-v.Done():
-			return nil, errEnded
+			return nil, fmt.Errorf("connect to the guest link: %w: %w", errEnded, io.EOF) // no more than the end of a link
 		case <-ctx.Done():
 			return nil, fmt.Errorf("connect to the guest link: %w", says)
 		}
