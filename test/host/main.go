@@ -172,8 +172,11 @@ func install(path string) error {
 	if err != nil {
 		return err
 	}
-	if os.Link(self, path) == nil {
+	switch err := os.Link(self, path); {
+	case err == nil:
 		return os.Chmod(path, 0o755)
+	case errors.Is(err, fs.ErrExist):
+		return nil // of a machine before in the same folder
 	}
 	data, err := os.ReadFile(self)
 	if err != nil {
