@@ -50,7 +50,7 @@ func TestHostileFiles(t *testing.T) {
 		t.Run(label, func(t *testing.T) {
 			start := time.Now()
 			_, err := Parse("f.yaml", []byte(yaml), newFakeHost().env())
-			if took := time.Since(start); took > time.Minute {
+			if took := time.Since(start); took > 10*time.Second {
 				t.Errorf("took %s", took)
 			}
 			list, ok := errors.AsType[*FileError](err)
@@ -102,7 +102,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		start := time.Now()
 		host, err := Parse("f.yaml", data, env)
-		if took := time.Since(start); took > time.Minute {
+		if took := time.Since(start); took > 10*time.Second {
 			t.Errorf("took %s", took)
 		}
 		if err == nil {

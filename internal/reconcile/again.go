@@ -86,9 +86,7 @@ func (e *Engine) dropRetry(m *machine) {
 func (e *Engine) restart(ctx context.Context, m *machine, r *retry) {
 	e.goOn(ctx, func(ctx context.Context) {
 		e.acceptMu.Lock() // see startsInTheWay
-		e.mu.Lock()
-		t := e.queueUp(m.name, true)
-		e.mu.Unlock()
+		t := e.queue(m.name, true)
 		e.acceptMu.Unlock()
 		err := e.withVM(ctx, t, e.logProgress, func(ctx context.Context, j *job) error {
 			if !e.isDue(m, r) {

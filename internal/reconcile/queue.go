@@ -19,7 +19,7 @@ type turn struct {
 	stopped error
 }
 
-// queueUp takes a turn. Needs e.mu.
+// queueUp is queue. Needs e.mu.
 func (e *Engine) queueUp(name string, starts bool) *turn {
 	m := e.hold(name)
 	t := &turn{m: m, come: make(chan struct{}), starts: starts}
@@ -28,6 +28,13 @@ func (e *Engine) queueUp(name string, starts bool) *turn {
 		close(t.come)
 	}
 	return t
+}
+
+// queue takes a turn.
+func (e *Engine) queue(name string, starts bool) *turn {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.queueUp(name, starts)
 }
 
 // queueAll takes a turn at each VM, in the order of their names. Needs e.mu.
@@ -41,9 +48,7 @@ func (e *Engine) queueAll(names []string, starts bool) []*turn {
 
 // acquire waits until nobody else changes a VM.
 func (e *Engine) acquire(ctx context.Context, name string) (*turn, error) {
-	e.mu.Lock()
-	t := e.queueUp(name, false)
-	e.mu.Unlock()
+	t := e.queue(name, false)
 	return t, e.await(ctx, t)
 }
 

@@ -236,10 +236,8 @@ func (e *Engine) follow(ctx context.Context, m *machine, r *run) {
 			return
 		}
 		ctx := context.WithoutCancel(ctx)
-		e.mu.Lock()
-		t := e.queueUp(m.name, false)
-		e.mu.Unlock()
-		if e.await(ctx, t) != nil {
+		t, err := e.acquire(ctx, m.name)
+		if err != nil {
 			return
 		}
 		defer e.leave(t)

@@ -55,11 +55,7 @@ func (w *wave) visit(ctx context.Context, name string, work func(context.Context
 	if !w.e.isDeclared(name) {
 		return nil
 	}
-	e := w.e
-	e.mu.Lock()
-	t := e.queueUp(name, false)
-	e.mu.Unlock()
-	return e.withVM(ctx, t, w.show, work)
+	return w.e.withVM(ctx, w.e.queue(name, false), w.show, work)
 }
 
 // check says whether a VM that must stop could be started again.

@@ -154,9 +154,7 @@ func (v *VM) confirm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.mu.Lock()
-	v.first = serial
-	v.mu.Unlock()
+	v.first.Keep(serial)
 	if err := v.watch.await(ctx, event{"vm", "booted"}); err != nil {
 		return err
 	}

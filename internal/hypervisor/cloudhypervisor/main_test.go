@@ -14,6 +14,7 @@ import (
 
 	"bield/internal/guestconfig"
 	"bield/internal/hypervisor"
+	"bield/internal/hypervisor/hypervisortest"
 	"bield/internal/process"
 	"bield/test/fakes"
 )
@@ -35,9 +36,9 @@ const vmmUID = 54342
 func newMachine(t *testing.T, name string) hypervisor.Machine {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		skip(t, "needs root")
+		hypervisortest.Skip(t, "needs root")
 	}
-	dir := filepath.Join(publicDir(t), name)
+	dir := filepath.Join(hypervisortest.PublicDir(t), name)
 	m := hypervisor.Machine{
 		Name: name, VCPU: 1, MemoryMiB: 64, Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"),
 		Dir: dir, UID: vmmUID, GID: vmmUID, Log: filepath.Join(dir, "vmm.log"),
@@ -68,51 +69,13 @@ func record(name string, content []byte) []byte {
 // fakeDriver runs this test binary, with a plan.
 func fakeDriver(t *testing.T, plan fakes.Plan) *Driver {
 	t.Helper()
-	dir := publicDir(t)
+	dir := hypervisortest.PublicDir(t)
 	path := filepath.Join(dir, "cloud-hypervisor")
 	text, err := json.Marshal(plan)
-	err = errors.Join(err, bringSelf(path), os.WriteFile(filepath.Join(dir, "plan.json"), text, 0o644),
+	err = errors.Join(err, hypervisortest.BringSelf(path), os.WriteFile(filepath.Join(dir, "plan.json"), text, 0o644),
 		os.Mkdir(filepath.Join(dir, "net"), 0o711))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return New(path)
-}
-
-func skip(t *testing.T, reason string) {
-	t.Helper()
-	if os.Getenv("BIELD_TEST_REQUIRE") == "1" {
-		t.Fatal("required, but ", reason)
-	}
-	t.Skip(reason)
-}
-
-// publicDir is a temporary folder that every user can reach.
-func publicDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "bield-ch-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-// bringSelf links or copies this program to path.
-func bringSelf(path string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	if os.Link(self, path) == nil {
-		return nil
-	}
-	data, err := os.ReadFile(self)
-	if err != nil {
-		return err
-	}
-	return errors.Join(os.WriteFile(path, data, 0o755), os.Chmod(path, 0o755))
 }

@@ -33,9 +33,10 @@ type VM struct {
 	watch *watch
 	log   string // "" if an earlier daemon has started it
 
+	first hypervisor.Held // the serial line, connected before the guest ran
+
 	mu    sync.Mutex
-	cause error    // what the events say of its end
-	first net.Conn // the serial line, connected before the guest ran
+	cause error // what the events say of its end
 }
 
 // newVM takes charge of a VMM's process.
@@ -95,11 +96,7 @@ func (v *VM) broke() string {
 
 // Serial implements hypervisor.VM.
 func (v *VM) Serial(ctx context.Context) (net.Conn, error) {
-	v.mu.Lock()
-	first := v.first
-	v.first = nil
-	v.mu.Unlock()
-	if first != nil {
+	if first := v.first.Take(); first != nil {
 		return first, nil
 	}
 	return v.dialVMM(ctx, v.files.serial())
@@ -255,10 +252,5 @@ func (v *VM) letGo() {
 	if v.watch != nil {
 		v.watch.stop()
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.first != nil {
-		_ = v.first.Close()
-		v.first = nil
-	}
+	v.first.Close()
 }

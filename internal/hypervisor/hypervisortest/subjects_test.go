@@ -88,7 +88,7 @@ func kernelMachines(kernel func() ([]byte, error)) func(testing.TB, hypervisorte
 // emptyMachine is one without an initramfs. Its files lie where every user can
 // reach them.
 func emptyMachine(t testing.TB, name string, kernel []byte) hypervisor.Machine {
-	dir := publicDir(t)
+	dir := hypervisortest.PublicDir(t)
 	m := hypervisor.Machine{
 		Name: name, VCPU: 1, MemoryMiB: 64, Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"),
 		Taps: []hypervisor.Tap{{Queues: []*os.File{openTap(t)}, MAC: "02:00:00:01:b8:4b"}},
@@ -163,9 +163,9 @@ func fakeMachine(t testing.TB, f hypervisortest.Fault, link guestconfig.Link) hy
 
 // installFakes makes a folder of programs, and their plan.
 func installFakes(t *testing.T, version string) string {
-	dir := publicDir(t)
+	dir := hypervisortest.PublicDir(t)
 	for name := range fakes.Programs() {
-		if err := bringSelf(filepath.Join(dir, name)); err != nil {
+		if err := hypervisortest.BringSelf(filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -190,35 +190,6 @@ func speaksLink(ctx context.Context, conn net.Conn) error {
 		return err
 	}
 	return s.Close()
-}
-
-// publicDir is a temporary folder that every user can reach.
-func publicDir(t testing.TB) string {
-	dir, err := os.MkdirTemp("/tmp", "bield-vmm-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-// bringSelf links or copies this program to path.
-func bringSelf(path string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	if os.Link(self, path) == nil {
-		return nil
-	}
-	data, err := os.ReadFile(self)
-	if err != nil {
-		return err
-	}
-	return errors.Join(os.WriteFile(path, data, 0o755), os.Chmod(path, 0o755))
 }
 
 // openTap makes a tap in a network namespace that ends with its thread.

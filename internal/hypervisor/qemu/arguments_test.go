@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"bield/internal/hypervisor"
+	"bield/internal/hypervisor/hypervisortest"
 )
 
 func TestArguments(t *testing.T) {
@@ -27,25 +28,12 @@ func TestArguments(t *testing.T) {
 		"arm64-kvm":         arguments(full, options{board: arm, kvm: true, optionROMs: true}),
 		"arm64-tcg-qemu10":  arguments(small, options{board: arm}),
 
-		"amd64-claude-home":     arguments(claudeHome(), options{board: x86, kvm: true, optionROMs: true}),
-		"amd64-claude-home-tcg": arguments(claudeHome(), tcg),
-		"arm64-claude-home":     arguments(claudeHome(), options{board: arm, kvm: true, optionROMs: true}),
+		"amd64-claude-home":     arguments(hypervisortest.ClaudeHome(1), options{board: x86, kvm: true, optionROMs: true}),
+		"amd64-claude-home-tcg": arguments(hypervisortest.ClaudeHome(1), tcg),
+		"arm64-claude-home":     arguments(hypervisortest.ClaudeHome(1), options{board: arm, kvm: true, optionROMs: true}),
 	} {
-		golden(t, name, pairs(args))
+		hypervisortest.GoldenArguments(t, *update, name, args)
 	}
-}
-
-// claudeHome is the VM of the original that bield re-creates.
-func claudeHome() hypervisor.Machine {
-	const dir = "/run/bield/vms/claude-home"
-	m := hypervisor.Machine{
-		Name: "claude-home", VCPU: 8, MemoryMiB: 4096, Kernel: "/var/cache/bield/images/DIGEST/vmlinux", Initrd: dir + "/initrd", Dir: dir,
-		Taps: []hypervisor.Tap{{MAC: "02:00:00:01:b8:4b"}},
-	}
-	for _, tag := range []string{"root", "ssh-host-keys", "workspace", "claude-config"} {
-		m.Shares = append(m.Shares, hypervisor.Share{Tag: tag, Socket: dir + "/share-" + tag + ".sock"})
-	}
-	return m
 }
 
 func knownBoard(t *testing.T, arch string) board {
@@ -72,20 +60,6 @@ func TestOwnArchitecture(t *testing.T) {
 	if _, err := d.Find(); err == nil || !strings.Contains(err.Error(), "no QEMU for riscv64") {
 		t.Error(err)
 	}
-}
-
-// pairs puts an option and its value on one line.
-func pairs(args []string) string {
-	var b strings.Builder
-	for i, arg := range args {
-		if i > 0 && strings.HasPrefix(arg, "-") {
-			b.WriteString("\n")
-		} else if i > 0 {
-			b.WriteString(" ")
-		}
-		b.WriteString(arg)
-	}
-	return b.String() + "\n"
 }
 
 // TestKVMNeedsNoTSC keeps what belongs to TCG out of guests on KVM.

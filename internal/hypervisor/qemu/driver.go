@@ -191,9 +191,7 @@ func (v *VM) begin(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connect to the serial line: %w", err)
 	}
-	v.mu.Lock()
-	v.first = serial
-	v.mu.Unlock()
+	v.first.Keep(serial)
 	v.watch.await(ctx)
 	return execute(ctx, v.socket(qmpSocket), "cont")
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bield/internal/hypervisor"
+	"bield/internal/hypervisor/hypervisortest"
 )
 
 const vmm = 54341
@@ -19,7 +20,7 @@ const vmm = 54341
 func machine(t *testing.T, name string) hypervisor.Machine {
 	t.Helper()
 	needRoot(t)
-	dir := publicDir(t)
+	dir := hypervisortest.PublicDir(t)
 	return hypervisor.Machine{
 		Name: name, VCPU: 1, MemoryMiB: 64, Kernel: filepath.Join(dir, "kernel"), Initrd: filepath.Join(dir, "initrd"),
 		Dir: dir, UID: vmm, GID: vmm, Log: filepath.Join(dir, "qemu.log"),
@@ -29,8 +30,8 @@ func machine(t *testing.T, name string) hypervisor.Machine {
 // fakeDriver runs this test binary as QEMU.
 func fakeDriver(t *testing.T) *Driver {
 	t.Helper()
-	path := filepath.Join(publicDir(t), "qemu")
-	if err := bringSelf(path); err != nil {
+	path := filepath.Join(hypervisortest.PublicDir(t), "qemu")
+	if err := hypervisortest.BringSelf(path); err != nil {
 		t.Fatal(err)
 	}
 	return New(path, false)

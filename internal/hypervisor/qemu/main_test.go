@@ -2,18 +2,17 @@ package qemu
 
 import (
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"bield/internal/hypervisor/hypervisortest"
 	"bield/internal/process"
 )
 
@@ -86,64 +85,9 @@ func fakeQMP(conn net.Conn, name string) {
 	}
 }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s is not as the golden (go test -update writes it):\n%s\nwant\n%s", name, got, want)
-	}
-}
-
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		skip(t, "needs root")
+		hypervisortest.Skip(t, "needs root")
 	}
-}
-
-func skip(t *testing.T, reason string) {
-	t.Helper()
-	if os.Getenv("BIELD_TEST_REQUIRE") == "1" {
-		t.Fatal("required, but ", reason)
-	}
-	t.Skip(reason)
-}
-
-// publicDir is a temporary folder that every user can reach.
-func publicDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "bield-qemu-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-// bringSelf links or copies this program to path.
-func bringSelf(path string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	if os.Link(self, path) == nil {
-		return nil
-	}
-	data, err := os.ReadFile(self)
-	if err != nil {
-		return err
-	}
-	return errors.Join(os.WriteFile(path, data, 0o755), os.Chmod(path, 0o755))
 }

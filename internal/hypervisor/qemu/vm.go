@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"bield/internal/hypervisor"
 	"bield/internal/process"
@@ -28,8 +27,7 @@ type VM struct {
 	dir   string
 	watch *watch
 
-	mu    sync.Mutex
-	first net.Conn // the serial line, connected before the guest ran
+	first hypervisor.Held // the serial line, connected before the guest ran
 }
 
 func newVM(ctx context.Context, p *process.Process, dir string) *VM {
@@ -45,11 +43,7 @@ func (v *VM) Link(ctx context.Context) (net.Conn, error) { return v.connect(ctx,
 
 // Serial implements hypervisor.VM.
 func (v *VM) Serial(ctx context.Context) (net.Conn, error) {
-	v.mu.Lock()
-	first := v.first
-	v.first = nil
-	v.mu.Unlock()
-	if first != nil {
+	if first := v.first.Take(); first != nil {
 		return first, nil
 	}
 	return v.connect(ctx, serialSocket)
@@ -104,12 +98,7 @@ func (v *VM) Close() {
 // letGo closes what the daemon holds of the VM beside its process.
 func (v *VM) letGo() {
 	v.watch.stop()
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.first != nil {
-		_ = v.first.Close()
-		v.first = nil
-	}
+	v.first.Close()
 }
 
 // listenAll makes the sockets that QEMU is to accept connections on.
