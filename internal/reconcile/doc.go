@@ -7,6 +7,7 @@
 //
 //	engine.go   the Engine: its VMs and locks, List
 //	accept.go   who may ask for what; the one applied spec
+//	queue.go    whose turn it is at a VM
 //	apply.go    Plan and Apply: a host by its file; purge
 //	wave.go     several VMs changed so that none is in another's way
 //	up.go       Up, Start and Down, several VMs at a time

@@ -6,5 +6,6 @@
 // The package's own tests break a driver in one way after another and see that just
 // the cases fail that are there for it.
 //
-// Kernel is a guest of some two hundred bytes for the real programs.
+// Kernel is a guest of some two hundred bytes for the real programs; programs.go has
+// what the drivers' own tests need beside the suite.
 package hypervisortest
