@@ -31,6 +31,7 @@ func options() []option {
 		{name: "storeOnDisk", text: func(v spec.VM) string { return strconv.FormatBool(v.StoreOnDisk) }},
 		{name: "image", text: func(v spec.VM) string { return image(v.Image) }},
 		{name: "user", text: func(v spec.VM) string { return user(v.User) }},
+		{name: "egress", text: func(v spec.VM) string { return string(v.Egress.Effective()) }, live: true},
 		{name: "stopTimeout", text: func(v spec.VM) string { return v.StopTimeout.String() }, live: true},
 		{name: "autostart", text: func(v spec.VM) string { return strconv.FormatBool(v.Autostart) }, live: true},
 		{name: "restart", text: func(v spec.VM) string { return string(v.Restart) }, live: true},
@@ -78,6 +79,12 @@ func differ(is, want spec.VM) (live, restart []string) {
 	if text := listed(is.User.AuthorizedKeys, want.User.AuthorizedKeys, keyName); text != "" {
 		live = append(live, "authorizedKeys"+text)
 	}
+	if text := listed(targets(is.Egress.Names), targets(want.Egress.Names), itself); text != "" {
+		live = append(live, "egress.names"+text)
+	}
+	if text := listed(targets(is.Egress.Allow), targets(want.Egress.Allow), itself); text != "" {
+		live = append(live, "egress.allow"+text)
+	}
 	if text := listed(is.Image.Packages, want.Image.Packages, itself); text != "" {
 		restart = append(restart, "extraPackages"+text)
 	}
@@ -98,7 +105,32 @@ func differHost(is, want spec.Host) (live, restart, forced []string) {
 	add(&restart, "nameservers", addresses(is.Nameservers), addresses(want.Nameservers))
 	add(&forced, "stateDir", is.StateDir, want.StateDir)
 	add(&live, "externalInterface", orAny(is.ExternalInterface), orAny(want.ExternalInterface))
+	add(&live, "trustBridge", strconv.FormatBool(is.TrustBridge), strconv.FormatBool(want.TrustBridge))
+	add(&live, "guestToGuest", strconv.FormatBool(is.GuestToGuest), strconv.FormatBool(want.GuestToGuest))
+	if text := listed(ports(is.HostPorts), ports(want.HostPorts), itself); text != "" {
+		live = append(live, "hostPorts"+text)
+	}
 	return live, restart, forced
+}
+
+func ports(list []spec.HostPort) []string {
+	texts := make([]string, len(list))
+	for i, p := range list {
+		texts[i] = p.String()
+	}
+	return texts
+}
+
+// targets writes a list of targets; what preset one comes from is no difference.
+func targets(list []spec.Target) []string {
+	texts := make([]string, len(list))
+	for i, t := range list {
+		texts[i] = t.String()
+		if t.Private {
+			texts[i] += " (private)"
+		}
+	}
+	return texts
 }
 
 func orAny(name string) string {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"bield/internal/spec"
@@ -12,21 +13,21 @@ import (
 // TestDifferSeesEveryOption changes one field after the other: a new one cannot
 // be forgotten.
 func TestDifferSeesEveryOption(t *testing.T) {
-	full := spec.VM{
-		User:   spec.User{AuthorizedKeys: []string{"ssh-ed25519 AAAA me"}},
-		Image:  spec.Image{Packages: []string{"git"}},
-		Shares: []spec.Share{{Tag: "one", User: &spec.ID{}}},
+	fill := func() spec.VM {
+		return spec.VM{
+			User:   spec.User{AuthorizedKeys: []string{"ssh-ed25519 AAAA me"}},
+			Image:  spec.Image{Packages: []string{"git"}},
+			Shares: []spec.Share{{Tag: "one", User: &spec.ID{}}},
+			Egress: spec.Egress{Names: []spec.Target{{Name: "one"}}, Allow: []spec.Target{{Name: "two"}}},
+		}
 	}
+	full := fill()
 	// What differs without a difference: a name is another VM, and the rest only
 	// says how a file was read.
-	same := []string{"Name", "User.Explicit", "Shares.Owner"}
+	same := []string{"Name", "User.Explicit", "Shares.Owner", "Egress.Names.Preset", "Egress.Allow.Preset"}
 	eachField(reflect.TypeFor[spec.VM](), nil, func(path []string, index [][]int) {
-		name := path[0]
-		if len(path) > 1 {
-			name += "." + path[1]
-		}
-		other := full
-		other.Shares = slices.Clone(full.Shares)
+		name := strings.Join(path, ".")
+		other := fill()
 		value := reflect.ValueOf(&other).Elem()
 		for _, i := range index {
 			if value.Kind() == reflect.Slice {
@@ -69,6 +70,9 @@ func alter(t *testing.T, v reflect.Value) {
 	case netip.Addr:
 		v.Set(reflect.ValueOf(netip.MustParseAddr("10.0.0.9")))
 		return
+	case netip.Prefix:
+		v.Set(reflect.ValueOf(netip.MustParsePrefix("10.0.0.0/9")))
+		return
 	case []string:
 		v.Set(reflect.ValueOf([]string{"another"}))
 		return
@@ -85,7 +89,7 @@ func alter(t *testing.T, v reflect.Value) {
 		v.SetBool(!v.Bool())
 	case reflect.Int, reflect.Int64:
 		v.SetInt(v.Int() + 1)
-	case reflect.Uint32:
+	case reflect.Uint16, reflect.Uint32:
 		v.SetUint(v.Uint() + 1)
 	default:
 		t.Fatalf("no other value of %s", v.Type())

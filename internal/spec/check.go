@@ -151,6 +151,7 @@ func (c *checker) checkHost() {
 	c.say(location{"subnet"}, subnetProblem(h.Subnet))
 	c.say(location{"stateDir"}, stateDirProblem(h.StateDir))
 	c.checkNameservers()
+	c.checkHostPorts()
 	if h.MemoryReserveMiB < 0 || h.MemoryReserveMiB > maxMemoryMiB {
 		c.add(location{"memoryReserve"}, "%d MB is out of range — the default is %d", h.MemoryReserveMiB, DefaultMemoryReserveMiB)
 	}
@@ -272,6 +273,7 @@ func (c *checker) checkVM(v *VM) {
 	c.checkUser(at.to("user"), v.User)
 	c.checkImage(at.to("image"), v.Image)
 	c.checkShares(at, v)
+	c.checkEgress(at.to("egress"), v.Egress)
 }
 
 func oneOf[T ~string](got T, want ...T) string {

@@ -42,6 +42,12 @@ type Host struct {
 	// MemoryOvercommit, unless 0, is how often the memory beside the reserve
 	// may be promised: then the VMs' ceilings count, and not what they hold.
 	MemoryOvercommit float64 `json:"memoryOvercommit,omitempty"`
+	// TrustBridge opens the host to its guests, as the NixOS module does;
+	// HostPorts opens single ports.
+	TrustBridge bool       `json:"trustBridge,omitempty"`
+	HostPorts   []HostPort `json:"hostPorts,omitempty"`
+	// GuestToGuest lets guests reach each other.
+	GuestToGuest bool `json:"guestToGuest,omitempty"`
 	// VMs are sorted by name.
 	VMs []VM `json:"vms"`
 }
@@ -114,7 +120,9 @@ type VM struct {
 	// Shares holds the workspace (mounted at WorkspaceMount) and all others,
 	// in the order they are to be mounted. The root and the host keys are
 	// bield's own and not listed.
-	Shares      []Share        `json:"shares"`
+	Shares []Share `json:"shares"`
+	// Egress is where the guest may go.
+	Egress      Egress         `json:"egress"`
 	User        User           `json:"user"`
 	Image       Image          `json:"image"`
 	Hypervisor  HypervisorKind `json:"hypervisor"`
