@@ -90,6 +90,13 @@ func (d *decoder) giveUp(at position) {
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
 func (d *decoder) decodeStruct(n *yaml.Node, out reflect.Value, o option, at position, depth int) {
+	if f, ok := shortForm(out.Type()); ok && n.Kind == yaml.ScalarNode {
+		d.where[o.at.to(f.Tag.Get("yaml")).key()] = at
+		value := reflect.New(f.Type.Elem())
+		d.decodeScalar(n, value.Elem(), option{at: o.at, example: f.Tag.Get("example")}, at)
+		out.FieldByIndex(f.Index).Set(value)
+		return
+	}
 	if !d.wantKind(n, yaml.MappingNode, o, at) {
 		return
 	}
@@ -256,6 +263,16 @@ func (d *decoder) decodeText(n *yaml.Node, out reflect.Value, o option, at posit
 	default:
 		d.addBroken(at, o.at, "is %s, but must be text — write for example %s (quotes make text of anything)", kindOf(n), o.example)
 	}
+}
+
+// shortForm is the option that may stand for all of a struct.
+func shortForm(t reflect.Type) (reflect.StructField, bool) {
+	for f := range t.Fields() {
+		if f.Tag.Get("short") != "" {
+			return f, true
+		}
+	}
+	return reflect.StructField{}, false
 }
 
 // optionsOf maps the options of a struct of file.go to its fields.

@@ -16,7 +16,7 @@ const docsFile = "../../docs/configuration.md"
 func optionStructs() map[string]reflect.Type {
 	return map[string]reflect.Type{
 		"host": reflect.TypeFor[hostFile](), "vm": reflect.TypeFor[vmFile](), "share": reflect.TypeFor[shareFile](),
-		"user": reflect.TypeFor[userFile](), "image": reflect.TypeFor[imageFile](),
+		"user": reflect.TypeFor[userFile](), "image": reflect.TypeFor[imageFile](), "egress": reflect.TypeFor[egressFile](),
 	}
 }
 
@@ -77,7 +77,7 @@ func typeInWords(f reflect.StructField) string {
 		"*string": "text", "*bool": "`true`, `false`", "*int": "number", "*uint32": "number", "[]string": "list of text",
 		"*config.memory": "number or text", "*config.seconds": "number or text", "*config.account": "name or number", "*config.ratio": "number",
 		"[]config.shareFile": "list of [shares](#shares)", "*config.userFile": "[user](#the-user)",
-		"*config.imageFile": "[image](#the-image)", "map[string]*config.vmFile": "[VMs](#options-of-a-vm) by name",
+		"*config.imageFile": "[image](#the-image)", "*config.egressFile": "[egress](#egress)", "map[string]*config.vmFile": "[VMs](#options-of-a-vm) by name",
 	}[f.Type.String()]
 }
 
@@ -137,7 +137,7 @@ func inPlace(place, option, value string) string {
 	case "user":
 		return "user: " + set(map[string]string{"name": "alice"}) + "\nvms: {a: " + flow(vm) + "}"
 	}
-	return "image: " + set(map[string]string{}) + "\nvms: {a: " + flow(vm) + "}"
+	return place + ": " + set(map[string]string{}) + "\nvms: {a: " + flow(vm) + "}"
 }
 
 // TestExamplesInTags: what errors tell a person to write is right.
@@ -167,10 +167,10 @@ func TestDefaultsInTags(t *testing.T) {
 				continue
 			}
 			tried++
-			base := map[string]string{"share": "source", "user": "name", "image": "suite"}[name]
+			base := map[string]string{"share": "source", "user": "name", "image": "suite", "egress": "mode"}[name]
 			without := inPlace(name, "stopTimeout", "10s")
 			if base != "" {
-				without = inPlace(name, base, map[string]string{"source": "/home/alice/.claude", "name": "alice", "suite": "bookworm"}[base])
+				without = inPlace(name, base, map[string]string{"source": "/home/alice/.claude", "name": "alice", "suite": "bookworm", "mode": "public"}[base])
 			}
 			got, want := mustParse(t, inPlace(name, f.Tag.Get("yaml"), d)), mustParse(t, without)
 			if !reflect.DeepEqual(got, want) {

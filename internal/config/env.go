@@ -36,6 +36,9 @@ type Env struct {
 	// PublicKeys lists the lines of the *.pub files in home's .ssh folder; a
 	// folder that is missing has none.
 	PublicKeys func(home string) ([]string, error)
+	// Preset lists what a preset of egress stands for; its error says what to
+	// write instead.
+	Preset func(name string) ([]spec.Target, error)
 	// Path follows symbolic links; its errors are those of os.Stat.
 	Path func(path string) (PathInfo, error)
 }

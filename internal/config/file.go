@@ -24,6 +24,10 @@ type hostFile struct {
 	RestartIfChanged  *bool              `yaml:"restartIfChanged" example:"false" jsonschema:"default=true" jsonschema_description:"Let apply restart a running VM whose options or image have changed. Without it, ls says that a restart is needed."`
 	MemoryReserve     *memory            `yaml:"memoryReserve" default:"1G" example:"2G" jsonschema_description:"How much of the host's memory must stay available when a VM starts, in MB or as 512M or 4G."`
 	MemoryOvercommit  *ratio             `yaml:"memoryOvercommit" default:"none: what running VMs hold counts" example:"1.5" jsonschema_description:"How often the host's memory may be promised: the sum of all mem of running VMs stays below this multiple of the memory beside memoryReserve."`
+	Egress            *egressFile        `yaml:"egress" default:"public" example:"{mode: allowlist, names: [anthropic, npm]}" jsonschema_description:"Where guests may go: a mode alone, or options."`
+	TrustBridge       *bool              `yaml:"trustBridge" example:"true" jsonschema:"default=false" jsonschema_description:"Let guests reach every service of the host. Without it the host takes nothing from them but answers, pings, and questions to bield's own resolver."`
+	HostPorts         []string           `yaml:"hostPorts" default:"none" example:"[tcp/8080]" jsonschema_description:"Ports of the host that guests may reach nevertheless."`
+	GuestToGuest      *bool              `yaml:"guestToGuest" example:"true" jsonschema:"default=false" jsonschema_description:"Let guests reach each other."`
 }
 
 type vmFile struct {
@@ -42,6 +46,7 @@ type vmFile struct {
 	Init             *string     `yaml:"init" default:"the host's init" example:"systemd" jsonschema:"enum=bield,enum=systemd" jsonschema_description:"What runs as PID 1 in this guest."`
 	StopTimeout      *seconds    `yaml:"stopTimeout" default:"the host's stopTimeout" example:"30s" jsonschema_description:"How long this guest may take to power off."`
 	Restart          *string     `yaml:"restart" default:"the host's restart" example:"on-failure" jsonschema:"enum=never,enum=on-failure,enum=always" jsonschema_description:"Start this VM again when it has ended by itself."`
+	Egress           *egressFile `yaml:"egress" default:"the host's egress" example:"open" jsonschema_description:"Where this guest may go; each option that is not set is the host's."`
 	RestartIfChanged *bool       `yaml:"restartIfChanged" default:"the host's restartIfChanged" example:"false" jsonschema_description:"Let apply restart this VM when it has changed."`
 }
 
@@ -66,4 +71,11 @@ type imageFile struct {
 	Suite   *string `yaml:"suite" default:"the host's own" example:"bookworm" jsonschema_description:"The release of the distribution."`
 	Mirror  *string `yaml:"mirror" default:"the host's own distribution sources" example:"https://mirror.example/debian" jsonschema:"format=uri" jsonschema_description:"Where packages come from: a URL of http, https or file, without a password."`
 	Keyring *string `yaml:"keyring" default:"the host's own" example:"/usr/share/keyrings/debian-archive-keyring.gpg" jsonschema_description:"The file of keys that the mirror's signatures are checked with."`
+}
+
+// egressFile may be written as its mode alone.
+type egressFile struct {
+	Mode  *string  `yaml:"mode" short:"true" example:"allowlist" jsonschema:"default=public,enum=open,enum=public,enum=allowlist,enum=none" jsonschema_description:"open: wherever the host would route it, the LAN as well. public: the internet, but no private address and none of the host's. allowlist: the names that are listed. none: nowhere. In every mode also what allow lists."`
+	Names []string `yaml:"names" default:"none" example:"[anthropic, github, npm, '*.example.org', 'example.com:8443']" jsonschema_description:"What the mode allowlist opens: names, *. for all names below one, and presets; without a port 80 and 443."`
+	Allow []string `yaml:"allow" default:"none" example:"[10.0.0.5:443, git.corp.example]" jsonschema_description:"What is open in every mode, private or not: names, addresses and networks; without a port, any."`
 }

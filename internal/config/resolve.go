@@ -24,8 +24,10 @@ type resolver struct {
 	// origins leads from places in the spec to places in the file.
 	origins map[string]location
 	// paths remembers what was asked of the host.
-	paths   map[string]answer
-	shared  []shared
+	paths  map[string]answer
+	shared []shared
+	// lists are targets of egress by where they stand in the file.
+	lists   map[string][]spec.Target
 	foundBy []string
 }
 
@@ -38,7 +40,7 @@ func resolve(rep *report, file hostFile, foundBy []string, env Env) spec.Host {
 	env.ByName, env.ByUID = remember(env.ByName), remember(env.ByUID)
 	env.PublicKeys = remember(env.PublicKeys)
 	r := &resolver{report: rep, env: env, file: file, foundBy: foundBy,
-		origins: map[string]location{}, paths: map[string]answer{}}
+		origins: map[string]location{}, paths: map[string]answer{}, lists: map[string][]spec.Target{}}
 	r.resolveHost()
 	names := slices.Sorted(maps.Keys(file.VMs))
 	if len(names) > maxVMs {
@@ -105,6 +107,7 @@ func (r *resolver) checkUnused() []spec.Problem {
 		v.User = r.resolveUser(at, f)
 	}
 	v.Image = r.resolveImage(at, f)
+	v.Egress = r.resolveEgress(at.to("egress"), f.Egress)
 	host := r.host
 	host.VMs = []spec.VM{v}
 	return slices.DeleteFunc(spec.Check(host), func(p spec.Problem) bool { return r.originOf(p.Path)[0] == "vms" })
@@ -146,6 +149,7 @@ func (r *resolver) resolveHost() {
 			r.add(location{"memoryOvercommit"}, "%v", err)
 		}
 	}
+	r.resolveOpenings()
 	r.host.VMs = []spec.VM{}
 	for i, s := range f.Shares {
 		r.place(location{"shares", strconv.Itoa(i)}, s, r.home(f.User, nil))
@@ -185,6 +189,7 @@ func (r *resolver) resolveVM(name string, f *vmFile) spec.VM {
 	v.User = r.resolveUser(at, f)
 	v.Image = r.resolveImage(at, f)
 	v.Shares = r.resolveShares(at, f, v.User)
+	v.Egress = r.resolveEgress(at.to("egress"), f.Egress)
 	return v
 }
 

@@ -42,6 +42,8 @@ func schemaName(t reflect.Type) string {
 		reflect.TypeFor[shareFile](): "share",
 		reflect.TypeFor[userFile]():  "user",
 		reflect.TypeFor[imageFile](): "image",
+
+		reflect.TypeFor[egressFile](): "egress",
 	}
 	return names[t]
 }
@@ -51,4 +53,14 @@ func (hostFile) JSONSchemaExtend(s *jsonschema.Schema) {
 	if vms, ok := s.Properties.Get("vms"); ok {
 		vms.PropertyNames = &jsonschema.Schema{Pattern: `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`}
 	}
+}
+
+// JSONSchemaExtend lets a mode stand for all of it.
+func (egressFile) JSONSchemaExtend(s *jsonschema.Schema) {
+	mode, ok := s.Properties.Get("mode")
+	if !ok {
+		return
+	}
+	options := *s
+	*s = jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "string", Enum: mode.Enum}, &options}}
 }

@@ -35,6 +35,7 @@ func belongs(key string) string {
 		{reflect.TypeFor[userFile](), "an option of the user: put it below user"},
 		{reflect.TypeFor[imageFile](), "an option of the image: put it below image"},
 		{reflect.TypeFor[shareFile](), "an option of a share: put it below an item of shares"},
+		{reflect.TypeFor[egressFile](), "an option of egress: put it below egress"},
 	} {
 		if _, ok := optionsOf(place.t)[key]; ok {
 			return place.at

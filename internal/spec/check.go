@@ -85,6 +85,7 @@ type checker struct {
 	host     Host
 	problems []Problem
 	omitted  int
+	targets  int // looked at
 	// What all VMs are held against is made once; stateDir is "" where it is
 	// itself at fault.
 	stateDir  string

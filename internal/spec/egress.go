@@ -26,8 +26,9 @@ const (
 
 // Limits and numbers of what bield keeps of the network for egress.
 const (
-	// MaxTargets bounds each list of a VM's.
-	MaxTargets = 10_000
+	// MaxTargets bounds each list of a VM's, MaxTargetsOfHost those of all VMs.
+	MaxTargets       = 10_000
+	MaxTargetsOfHost = 50_000
 	// EgressUID is the host user, and group, of the egress process: see VMMUIDBase.
 	EgressUID = ImageUIDBase + 1<<19
 	// EgressLogGroup is the NFLOG group that packets which the rules refuse are
@@ -242,8 +243,12 @@ func (c *checker) checkEgress(at location, e Egress) {
 			c.add(at, "%d targets are too many — keep to %d", len(list.targets), MaxTargets)
 			continue
 		}
-		for i, t := range list.targets {
-			c.say(at.to(strconv.Itoa(i)), c.targetProblem(t, list.name))
+		if c.targets += len(list.targets); c.targets > MaxTargetsOfHost {
+			c.add(at, "all VMs together have more than %d targets — list fewer", MaxTargetsOfHost)
+			continue
+		}
+		for _, t := range list.targets {
+			c.say(at, c.targetProblem(t, list.name))
 		}
 	}
 }
