@@ -204,20 +204,30 @@ func addSet(conn *nftables.Conn, t *nftables.Table, s set) error {
 	if err != nil {
 		return err
 	}
-	made := &nftables.Set{Table: t, Name: s.name, KeyType: key, KeyByteOrder: binaryutil.NativeEndian, Concatenation: len(s.types) > 1}
+	made := &nftables.Set{Table: t, Name: s.name, KeyType: key, KeyByteOrder: binaryutil.NativeEndian, Concatenation: len(s.types) > 1, Interval: s.ranges}
+	if key == nftables.TypeIPAddr {
+		made.KeyByteOrder = binaryutil.BigEndian // for `nft list` alone
+	}
 	if err := conn.AddSet(made, nil); err != nil {
 		return err
 	}
-	for keys := range slices.Chunk(s.keys, elementsAtOnce) {
-		var elements []nftables.SetElement
-		for _, key := range keys {
-			elements = append(elements, nftables.SetElement{Key: key})
-		}
+	for elements := range slices.Chunk(s.elements(), elementsAtOnce) {
 		if err := conn.SetAddElements(made, elements); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (s set) elements() []nftables.SetElement {
+	elements := make([]nftables.SetElement, len(s.keys))
+	for i, key := range s.keys {
+		elements[i].Key = key
+		if s.ranges {
+			elements[i].KeyEnd = s.ends[i]
+		}
+	}
+	return elements
 }
 
 // explain adds what a person can do about an error of the kernel's.

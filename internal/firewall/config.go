@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"bield/internal/spec"
 )
 
 // ifNameBytes is IFNAMSIZ, the size of an interface's name with its end.
@@ -23,8 +25,26 @@ type Config struct {
 	Subnet netip.Prefix
 	// ExternalInterface is where guests may go; "" means any but Bridge.
 	ExternalInterface string
+	// TrustBridge opens the host to guests, HostPorts single ports of it.
+	TrustBridge bool
+	HostPorts   []spec.HostPort
+	// GuestToGuest lets guests reach each other.
+	GuestToGuest bool
+	// Ports is where the egress process listens; the zero value while there is
+	// none, and then what it would serve is refused.
+	Ports Ports
+	// Nameservers are those that the egress process asks.
+	Nameservers []netip.Addr
 	// VMs may be in any order.
 	VMs []VM
+}
+
+// Ports are those of the gateway's address on which the egress process serves
+// guests.
+type Ports struct {
+	DNS    uint16 // UDP
+	DNSTCP uint16
+	Proxy  uint16 // TCP
 }
 
 // VM is one guest's place on the bridge.
@@ -34,13 +54,16 @@ type VM struct {
 	MAC string
 	// IP is the guest's one address, in Subnet.
 	IP netip.Addr
+	// Egress is where it may go. Names are the egress process's business.
+	Egress spec.Egress
 }
 
 // guest is a VM in the form that sets hold.
 type guest struct {
-	tap string
-	mac net.HardwareAddr
-	ip  netip.Addr
+	tap    string
+	mac    net.HardwareAddr
+	ip     netip.Addr
+	egress spec.Egress
 }
 
 // guests checks the configuration and returns its VMs, ordered by tap.
@@ -61,7 +84,7 @@ func (c Config) guests() ([]guest, error) {
 			}
 			seen[key] = vm.Tap
 		}
-		all = append(all, guest{tap: vm.Tap, mac: mac, ip: vm.IP})
+		all = append(all, guest{tap: vm.Tap, mac: mac, ip: vm.IP, egress: vm.Egress})
 	}
 	slices.SortFunc(all, func(a, b guest) int { return strings.Compare(a.tap, b.tap) })
 	return all, nil
@@ -78,6 +101,11 @@ func (c Config) check() error {
 	case c.Bridge == c.ExternalInterface:
 		return fmt.Errorf("firewall: %s cannot be both bridge and external interface", c.Bridge)
 	}
+	for _, a := range c.Nameservers {
+		if !a.Is4() {
+			return fmt.Errorf("firewall: name server %s is not IPv4", a)
+		}
+	}
 	if c.ExternalInterface != "" {
 		if err := checkInterface(c.ExternalInterface); err != nil {
 			return err
@@ -89,6 +117,11 @@ func (c Config) check() error {
 func (c Config) checkVM(vm VM) (net.HardwareAddr, error) {
 	if err := checkInterface(vm.Tap); err != nil {
 		return nil, err
+	}
+	for _, t := range vm.Egress.Allow {
+		if t.Prefix.IsValid() && (!t.Prefix.Addr().Is4() || t.Prefix != t.Prefix.Masked()) {
+			return nil, fmt.Errorf("egress: %s is no IPv4 network", t.Prefix)
+		}
 	}
 	mac, err := net.ParseMAC(vm.MAC)
 	switch {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"bield/internal/spec"
 )
 
 // childEnv names the test that runs in this process, in a namespace of its own.
@@ -178,7 +180,7 @@ type lab struct {
 const (
 	hostIP, guest1IP, guest2IP, strangerIP = "192.168.83.1", "192.168.83.2", "192.168.83.3", "192.168.83.9"
 	guest1MAC, guest2MAC, strangerMAC      = "02:00:00:01:00:01", "02:00:00:01:00:02", "02:00:00:02:00:09"
-	externalIP, internetIP                 = "198.51.100.2", "198.51.100.1"
+	externalIP, internetIP                 = "11.22.33.2", "11.22.33.1"
 	secondIP, intranetIP                   = "203.0.113.2", "203.0.113.1"
 )
 
@@ -253,8 +255,8 @@ func testConfig() Config {
 		Owner: "bield /run/bield", Bridge: "microbr",
 		Gateway: netip.MustParseAddr(hostIP), Subnet: netip.MustParsePrefix("192.168.83.0/24"),
 		VMs: []VM{
-			{Tap: "mv1", MAC: guest1MAC, IP: netip.MustParseAddr(guest1IP)},
-			{Tap: "mv2", MAC: guest2MAC, IP: netip.MustParseAddr(guest2IP)},
+			{Tap: "mv1", MAC: guest1MAC, IP: netip.MustParseAddr(guest1IP), Egress: spec.Egress{Mode: spec.EgressOpen}},
+			{Tap: "mv2", MAC: guest2MAC, IP: netip.MustParseAddr(guest2IP), Egress: spec.Egress{Mode: spec.EgressOpen}},
 		},
 	}
 }

@@ -93,9 +93,12 @@ func read(conn *nftables.Conn, f nftables.TableFamily, from found) (table, error
 }
 
 func readSet(s *nftables.Set, elements []nftables.SetElement) set {
-	found := set{name: s.Name, types: nftables.ConcatSetTypeElements(s.KeyType)}
+	found := set{name: s.Name, types: nftables.ConcatSetTypeElements(s.KeyType), ranges: s.Interval}
 	for _, e := range elements {
 		found.keys = append(found.keys, e.Key)
+		if found.ranges {
+			found.ends = append(found.ends, e.KeyEnd)
+		}
 	}
 	return found
 }
@@ -117,15 +120,26 @@ func readChain(c *nftables.Chain, rules []*nftables.Rule) chain {
 func (t table) text() string {
 	var lines []string
 	for _, s := range t.sets {
-		keys := slices.Clone(s.keys)
-		slices.SortFunc(keys, bytes.Compare)
-		lines = append(lines, fmt.Sprintf("set %s %v %x", s.name, s.types, keys))
+		lines = append(lines, fmt.Sprintf("set %s %v %t %x", s.name, s.types, s.ranges, s.sorted()))
 	}
 	for _, c := range t.chains {
 		lines = append(lines, c.text())
 	}
 	slices.Sort(lines)
 	return fmt.Sprintf("%d %t\n%s", t.family, t.altered, strings.Join(lines, "\n"))
+}
+
+// sorted is the set's keys, each with the end of its range, in order.
+func (s set) sorted() [][]byte {
+	keys := make([][]byte, len(s.keys))
+	for i, key := range s.keys {
+		keys[i] = key
+		if s.ranges {
+			keys[i] = slices.Concat(key, s.ends[i])
+		}
+	}
+	slices.SortFunc(keys, bytes.Compare)
+	return keys
 }
 
 func (c chain) text() string {

@@ -21,6 +21,12 @@ const (
 	chainFrom      = "from_guests"
 	chainFromInput = "from_guests_to_host"
 	chainTo        = "to_guests"
+	chainSteer     = "steer"
+	chainEgress    = "egress"
+	chainPublic    = "egress_public"
+	chainOutput    = "output"
+	chainProcess   = "from_egress_process"
+	chainRefuse    = "refuse"
 	chainPre       = "prerouting"
 	chainCheck     = "check_guest"
 	chainCheckARP  = "check_arp"
@@ -28,6 +34,10 @@ const (
 	setTaps        = "taps"
 	setMACs        = "tap_mac"
 	setAddresses   = "tap_mac_ip"
+	setOpen        = "open"
+	setPublic      = "public"
+	setAllowed     = "allowed"
+	setAllowedPort = "allowed_port"
 )
 
 // table, chain, rule and set describe what one transaction makes. The same
@@ -66,14 +76,18 @@ type set struct {
 	// types are concatenated to the key's.
 	types []nftables.SetDatatype
 	keys  [][]byte
+	// ranges says that each key is the first of a range, and ends the last.
+	ranges bool
+	ends   [][]byte
 }
 
 // Priorities, as nft(8) names them: raw (-300), filter (0) and srcnat (100) of
-// inet; filter of the bridge family (-200), before br_netfilter (0) shows bridged packets to the IP rules.
+// inet, and dstnat (-100); filter of the bridge family (-200), before br_netfilter (0) shows bridged packets to the IP rules.
 const (
 	bridgeFilter = nftables.ChainPriority(-200)
 	beforeAll    = nftables.ChainPriority(-300)
 	filter       = nftables.ChainPriority(0)
+	redirection  = nftables.ChainPriority(-100)
 	sourceNAT    = nftables.ChainPriority(100)
 )
 
@@ -88,40 +102,46 @@ func build(c Config) ([]table, error) {
 
 func inetTable(c Config, guests []guest) table {
 	taps := tapSet(guests)
-	answers := ctState(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
-	outward := ctState(expr.CtStateBitNEW | expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
 	return table{
 		family: nftables.TableFamilyINet,
-		sets:   []set{taps},
-		chains: []chain{
+		sets:   append([]set{taps}, egressSets(guests)...),
+		chains: slices.Concat([]chain{
 			{name: marker(c.Owner)},
-			{name: chainForward, base: &base{nftables.ChainTypeFilter, unix.NF_INET_FORWARD, filter}, rules: []rule{
-				on(iif(c.Bridge), goTo(chainFrom)),
-				on(oif(c.Bridge), goTo(chainTo)),
-			}},
-			{name: chainFrom, rules: []rule{
-				// By way of the host's routing, or shown by br_netfilter.
-				deny("guest to guest", oif(c.Bridge)),
-				on(ipv4(), toOutside(c), sourceIn(c.Subnet), outward, accept()),
-				deny("not to the outside"),
-			}},
-			{name: chainTo, rules: []rule{
-				on(ipv4(), fromOutside(c), answers, accept()),
-				deny("nothing gets in"),
-			}},
 			{name: chainPre, base: &base{nftables.ChainTypeFilter, unix.NF_INET_PRE_ROUTING, beforeAll}, rules: []rule{
 				// LLDP's address: see bridgeTable; no hook of the bridge
 				// family sees those frames.
 				deny("past the bridge", iifIn(taps)),
 			}},
-			{name: chainInput, base: &base{nftables.ChainTypeFilter, unix.NF_INET_LOCAL_IN, filter}, rules: []rule{
-				on(iif(c.Bridge), jump(chainFromInput)),
-			}},
-			{name: chainFromInput},
 			{name: chainSource, base: &base{nftables.ChainTypeNAT, unix.NF_INET_POST_ROUTING, sourceNAT}, rules: []rule{
 				on(ipv4(), oifNot(c.Bridge), oifNot("lo"), toOutside(c), sourceIn(c.Subnet), masquerade()),
 			}},
-		},
+		}, forwardChains(c), egressChains(c), inputChains(c), outputChains(c, guests)),
+	}
+}
+
+// forwardChains say what passes through the host.
+func forwardChains(c Config) []chain {
+	answers := ctState(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+	outward := ctState(expr.CtStateBitNEW | expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+	var among []rule
+	if c.GuestToGuest {
+		among = []rule{on(iif(c.Bridge), oif(c.Bridge), ipv4(), sourceIn(c.Subnet), destinationIn(c.Subnet), accept())}
+	}
+	return []chain{
+		{name: chainForward, base: &base{nftables.ChainTypeFilter, unix.NF_INET_FORWARD, filter}, rules: append(among,
+			on(iif(c.Bridge), goTo(chainFrom)),
+			on(oif(c.Bridge), goTo(chainTo)),
+		)},
+		{name: chainFrom, rules: []rule{
+			// By way of the host's routing, or shown by br_netfilter.
+			deny("guest to guest", oif(c.Bridge)),
+			on(ipv4(), toOutside(c), sourceIn(c.Subnet), outward, goTo(chainEgress)),
+			deny("not to the outside"),
+		}},
+		{name: chainTo, rules: []rule{
+			on(ipv4(), fromOutside(c), answers, accept()),
+			deny("nothing gets in"),
+		}},
 	}
 }
 
@@ -144,6 +164,10 @@ func fromOutside(c Config) cond {
 
 func bridgeTable(c Config, guests []guest) table {
 	taps, macs, addresses := tapSet(guests), macSet(guests), addressSet(guests)
+	var among []rule
+	if c.GuestToGuest {
+		among = []rule{on(iifIn(taps), oifIn(taps), accept())}
+	}
 	return table{
 		family: nftables.TableFamilyBridge,
 		sets:   []set{taps, macs, addresses},
@@ -157,10 +181,10 @@ func bridgeTable(c Config, guests []guest) table {
 				// takes the packets in them as received on the tap itself.
 				deny("link-local control frame", iifIn(taps), toLinkLocal()),
 			}},
-			{name: chainForward, base: &base{nftables.ChainTypeFilter, unix.NF_INET_FORWARD, bridgeFilter}, rules: []rule{
+			{name: chainForward, base: &base{nftables.ChainTypeFilter, unix.NF_INET_FORWARD, bridgeFilter}, rules: append(among,
 				deny("guest to another port", iifIn(taps)),
 				deny("another port to guest", oifIn(taps)),
-			}},
+			)},
 		}, checkChains(macs, addresses)...),
 	}
 }

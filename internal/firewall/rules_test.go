@@ -19,6 +19,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"bield/internal/spec"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -38,7 +40,7 @@ func TestGolden(t *testing.T) {
 	named.ExternalInterface = "eth0"
 	empty := testConfig()
 	empty.VMs = nil
-	for name, c := range map[string]Config{"any": testConfig(), "named": named, "empty": empty} {
+	for name, c := range map[string]Config{"any": testConfig(), "named": named, "empty": empty, "modes": modesConfig(t), "trusting": trustingConfig()} {
 		t.Run(name, func(t *testing.T) {
 			must(t, Set(t.Context(), c))
 			got, err := exec.Command("nft", "--stateless", "list", "ruleset").Output()
@@ -59,6 +61,35 @@ func TestGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+func target(t *testing.T, text string) spec.Target {
+	t.Helper()
+	parsed, err := spec.ParseTarget(text)
+	must(t, err)
+	return parsed
+}
+
+// modesConfig has a guest of each mode, with networks that overlap and repeat.
+func modesConfig(t *testing.T) Config {
+	c := testConfig()
+	c.HostPorts = []spec.HostPort{{Protocol: "tcp", Port: 8080}, {Protocol: "udp", Port: 5353}}
+	c.Ports = Ports{DNS: 5300, DNSTCP: 5301, Proxy: 5302}
+	c.Nameservers = []netip.Addr{netip.MustParseAddr("10.0.0.53")}
+	c.VMs[1].Egress = spec.Egress{Mode: spec.EgressPublic, Allow: []spec.Target{
+		target(t, "10.0.0.0/8"), target(t, "10.0.0.5"), target(t, "10.0.0.5:443"), target(t, "10.0.0.0/24:443"), target(t, "10.0.0.0/24:443"), target(t, "10.0.0.5:22")}}
+	c.VMs = append(c.VMs,
+		VM{Tap: "mv3", MAC: "02:00:00:01:00:03", IP: netip.MustParseAddr("192.168.83.13"), Egress: spec.Egress{Mode: spec.EgressAllowlist, Names: []spec.Target{{Name: "a.example"}}}},
+		VM{Tap: "mv4", MAC: "02:00:00:01:00:04", IP: netip.MustParseAddr("192.168.83.14"), Egress: spec.Egress{Mode: spec.EgressNone, Allow: []spec.Target{target(t, "172.16.0.1")}}})
+	return c
+}
+
+func trustingConfig() Config {
+	c := testConfig()
+	c.TrustBridge, c.GuestToGuest = true, true
+	c.Ports = Ports{DNS: 5300, DNSTCP: 5301, Proxy: 5302}
+	c.VMs[0].Egress = spec.Egress{Allow: []spec.Target{{Name: "git.corp.example"}}}
+	return c
 }
 
 // goldenNft is the nft that the goldens were written by; each version prints a

@@ -75,6 +75,22 @@ func wantSilence(t *testing.T, from *space, to string) {
 	}
 }
 
+// wantRefused wants an answer that says no, and at once.
+func wantRefused(t *testing.T, from *space, to string) {
+	t.Helper()
+	for _, network := range []string{"udp4", "tcp4"} {
+		wantRefusedOver(t, from, network, to)
+	}
+}
+
+func wantRefusedOver(t *testing.T, from *space, network, to string) {
+	t.Helper()
+	got, err := ask(t, from, network, "", to, patience)
+	if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.EHOSTUNREACH) {
+		t.Errorf("%s to %s: got %q and %v, want a refusal", network, to, got, err)
+	}
+}
+
 func TestTraffic(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -91,7 +107,7 @@ func TestTraffic(t *testing.T) {
 				wantSeenAs(t, guest, internetIP+":7", externalIP)
 				wantSeenAs(t, guest, intranetIP+":7", secondIP)
 			}
-			wantSeenAs(t, &l.guest1, hostIP+":7", guest1IP)
+			wantRefused(t, &l.guest1, hostIP+":7")
 			wantSeenAs(t, nil, guest1IP+":7", hostIP)
 			wantSeenAs(t, nil, hostIP+":7", hostIP)
 			wantSilence(t, &l.internet, guest1IP+":7")
