@@ -35,6 +35,7 @@ var allowed = map[string]string{
 
 	"internal/network":                    "internal/spec internal/state internal/process internal/guestconfig",
 	"internal/firewall":                   "internal/spec internal/state internal/process internal/guestconfig",
+	"internal/egress":                     "internal/spec internal/state internal/process internal/guestconfig",
 	"internal/share":                      "internal/spec internal/state internal/process internal/guestconfig",
 	"internal/sshaccess":                  "internal/spec internal/state internal/process internal/guestconfig",
 	"internal/hypervisor":                 "internal/spec internal/state internal/process internal/guestconfig",
@@ -46,7 +47,7 @@ var allowed = map[string]string{
 	"internal/setup":                      "internal/apt internal/state",
 	"internal/preflight":                  "internal/spec internal/state internal/process internal/guestconfig",
 
-	"internal/reconcile": "internal/firewall internal/guestconfig internal/guestlink internal/hypervisor internal/image " +
+	"internal/reconcile": "internal/egress internal/firewall internal/guestconfig internal/guestlink internal/hypervisor internal/image " +
 		"internal/network internal/plan internal/process internal/share internal/spec internal/sshaccess internal/state",
 	"internal/api/client": "internal/api",
 	"internal/api/server": "internal/api internal/reconcile",

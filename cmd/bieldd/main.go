@@ -136,6 +136,7 @@ func newEngine(ctx context.Context, run state.Run, cache state.Cache, o options,
 	return reconcile.New(ctx, reconcile.Options{
 		Run:          run,
 		Cache:        cache,
+		Self:         self,
 		InitBinary:   filepath.Join(filepath.Dir(self), "bield-init"),
 		Virtiofsd:    func(ctx context.Context) ([]string, error) { return setup.Virtiofsd(ctx, cache.Dir) },
 		Hypervisors:  installed.Host(),

@@ -34,6 +34,8 @@ const (
 	PathVM          = "/v1/vms/{name}"
 	PathAccess      = "/v1/vms/{name}/access"
 	PathLogs        = "/v1/vms/{name}/logs"
+	PathEgressCheck = "/v1/vms/{name}/egress/check"
+	PathEgressLog   = "/v1/vms/{name}/egress/log"
 	PathImages      = "/v1/images"
 	PathImage       = "/v1/images/{digest}"
 	PathImagesPrune = "/v1/images/prune"

@@ -12,7 +12,7 @@
 //   - Ensure functions are idempotent and leave nothing behind when they return
 //     an error.
 //   - A tap is on its bridge, isolated from all other taps (bridge port
-//     isolation), marked and without IPv6 before it outlives the call that makes
+//     isolation) unless both have Peers, marked and without IPv6 before it outlives the call that makes
 //     it; a process that is killed halfway leaves no tap.
 //   - Where a tap is given the guest's MAC, no frame of a guest changes where the
 //     bridge sends what is meant for another.

@@ -26,6 +26,9 @@ type Tap struct {
 	// that a guest can neither take another's place nor be sent what is meant
 	// for others. Empty leaves the bridge to learn.
 	MAC string
+	// Peers lets the tap's frames through to other taps with Peers: it is then
+	// not isolated.
+	Peers bool
 	// Queues above 1 make a multi-queue tap; 0 counts as 1.
 	Queues int
 }
@@ -65,6 +68,32 @@ func EnsureTap(ctx context.Context, t Tap) error {
 		return fmt.Errorf("create tap %s: %w", t.Name, advise(err))
 	}
 	return nil
+}
+
+func (t Tap) isolate(link netlink.Link) error {
+	if err := netlink.LinkSetIsolated(link, !t.Peers); err != nil {
+		return fmt.Errorf("isolate it from other taps: %w", err)
+	}
+	return nil
+}
+
+// ErrNoTap says that bield has no tap of that name.
+var ErrNoTap = errors.New("bield has no tap of that name")
+
+// IsolateTap isolates a tap that is there from others, or with Peers lets it
+// through to them. The error wraps ErrNoTap if it is not there.
+func IsolateTap(ctx context.Context, t Tap) error {
+	if err := errors.Join(ctx.Err(), t.check()); err != nil {
+		return err
+	}
+	link, err := find(t.Name)
+	switch {
+	case err != nil:
+		return err
+	case link == nil || !t.owns(link):
+		return fmt.Errorf("isolate tap %s: %w", t.Name, ErrNoTap)
+	}
+	return t.isolate(link)
 }
 
 // RemoveTap deletes the tap if it carries our mark. A missing tap, or one that
@@ -148,8 +177,8 @@ func (t Tap) connect(link, bridge netlink.Link) error {
 	if err := netlink.LinkSetMaster(link, bridge); err != nil {
 		return fmt.Errorf("put it on bridge %s: %w", t.Bridge, err)
 	}
-	if err := netlink.LinkSetIsolated(link, true); err != nil {
-		return fmt.Errorf("isolate it from other taps: %w", err)
+	if err := t.isolate(link); err != nil {
+		return err
 	}
 	if t.MAC != "" {
 		if err := t.pin(link); err != nil {

@@ -180,6 +180,9 @@ func RestartNeeded(w Wanted, host spec.Host, have spec.ObservedVM) []string {
 func HostUp(have spec.Observed) []Step {
 	var steps []Step
 	if have.OtherBridge {
+		if have.Egress != spec.Absent {
+			steps = append(steps, Step{Kind: StopEgress, Reason: "another bridge is declared"})
+		}
 		steps = append(steps, Step{Kind: RemoveBridge, Reason: "another is declared"})
 	}
 	if have.Bridge != spec.Present {
@@ -187,6 +190,10 @@ func HostUp(have spec.Observed) []Step {
 	}
 	if have.Forwarding != spec.Present {
 		steps = append(steps, Step{Kind: SetForwarding})
+	}
+	// It listens on the bridge's address.
+	if have.Egress != spec.Present || have.OtherBridge {
+		steps = append(steps, Step{Kind: StartEgress})
 	}
 	return steps
 }
@@ -196,6 +203,9 @@ func HostDown(have spec.Observed) []Step {
 	var steps []Step
 	if have.Firewall != spec.Absent {
 		steps = append(steps, Step{Kind: RemoveFirewall})
+	}
+	if have.Egress != spec.Absent {
+		steps = append(steps, Step{Kind: StopEgress})
 	}
 	if have.Forwarding != spec.Absent {
 		steps = append(steps, Step{Kind: RestoreForwarding})

@@ -49,7 +49,7 @@ func TestDiffGoldens(t *testing.T) {
 	disk := vm
 	disk.Name, disk.StoreOnDisk = "disk", true
 	on := func(vms ...spec.ObservedVM) spec.Observed {
-		have := spec.Observed{Bridge: spec.Present, Forwarding: spec.Present, Firewall: spec.Present, VMs: map[string]spec.ObservedVM{}}
+		have := spec.Observed{Bridge: spec.Present, Forwarding: spec.Present, Firewall: spec.Present, Egress: spec.Present, VMs: map[string]spec.ObservedVM{}}
 		for _, vm := range vms {
 			have.VMs[vm.Spec.Name] = vm
 		}
@@ -133,7 +133,7 @@ func TestDiffReachesTheSpec(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := Desired{Host: spec.Host{Bridge: rapid.SampledFrom([]string{"microbr", "other"}).Draw(t, "name of the bridge")}}
 		have := spec.Observed{
-			Bridge: drawPart(t, "bridge"), Forwarding: drawPart(t, "forwarding"), Firewall: drawPart(t, "firewall"),
+			Bridge: drawPart(t, "bridge"), Forwarding: drawPart(t, "forwarding"), Firewall: drawPart(t, "firewall"), Egress: drawPart(t, "egress"),
 			VMs: map[string]spec.ObservedVM{},
 		}
 		for _, name := range []string{"a", "b", "c"} {
@@ -228,6 +228,11 @@ func carryOut(t *rapid.T, step Step, want Desired, host *spec.Observed) {
 		host.Bridge = spec.Present
 	case SetForwarding:
 		host.Forwarding = spec.Present
+	case StartEgress:
+		need(host.Bridge == spec.Present, "the bridge")
+		host.Egress = spec.Present
+	case StopEgress:
+		host.Egress = spec.Absent
 	case RemoveFirewall:
 		host.Firewall = spec.Absent
 	case RestoreForwarding:
@@ -236,6 +241,7 @@ func carryOut(t *rapid.T, step Step, want Desired, host *spec.Observed) {
 		for name, vm := range host.VMs {
 			need(vm.Tap == spec.Absent, name+" off the bridge")
 		}
+		need(host.Egress == spec.Absent, "the egress process gone")
 		host.Bridge, host.OtherBridge = spec.Absent, false
 	case MakeImage:
 		need(!vm.Record, "no leftovers")

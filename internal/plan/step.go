@@ -12,6 +12,7 @@ const (
 	MakeKeys      Kind = "keys"
 	AddBridge     Kind = "bridge"
 	SetForwarding Kind = "forwarding"
+	StartEgress   Kind = "egress"
 	SetFirewall   Kind = "firewall"
 	AddTap        Kind = "tap"
 	StartShare    Kind = "share"
@@ -26,6 +27,7 @@ const (
 	ClearFirewall     Kind = "remove from firewall"
 	Forget            Kind = "forget"
 	RemoveFirewall    Kind = "remove firewall"
+	StopEgress        Kind = "stop egress"
 	RestoreForwarding Kind = "restore forwarding"
 	RemoveBridge      Kind = "remove bridge"
 )

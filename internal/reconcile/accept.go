@@ -292,7 +292,8 @@ func sameHost(a, b spec.Host) bool {
 // sameGround compares what VMs stand on.
 func sameGround(a, b spec.Host) bool {
 	return a.Bridge == b.Bridge && a.Subnet == b.Subnet && a.ExternalInterface == b.ExternalInterface &&
-		a.StateDir == b.StateDir && slices.Equal(a.Nameservers, b.Nameservers)
+		a.StateDir == b.StateDir && slices.Equal(a.Nameservers, b.Nameservers) &&
+		a.TrustBridge == b.TrustBridge && a.GuestToGuest == b.GuestToGuest && slices.Equal(a.HostPorts, b.HostPorts)
 }
 
 // merge puts the VMs of one file into the applied spec. A VM that runs and

@@ -25,12 +25,15 @@ func (e *Engine) adopt(ctx context.Context) error {
 		m.record = &record
 		e.mu.Unlock()
 	}
+	if err := e.adoptEgress(ctx); err != nil {
+		e.Log.Error("take over the egress process", "error", err)
+	}
 	for _, record := range records {
 		e.adoptOne(ctx, e.machine(record.VM.Name))
 	}
 	e.showFailures()
-	if err := e.hostDown(ctx, e.logProgress); err != nil {
-		e.Log.Error("take back what was changed on the host", "error", err)
+	if err := e.settleHost(ctx, e.logProgress); err != nil {
+		e.Log.Error("hold the host to what VMs need", "error", err)
 	}
 	return nil
 }

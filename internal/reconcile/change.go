@@ -259,13 +259,13 @@ func (j *job) update(ctx context.Context) error {
 			return err
 		}
 	}
-	if record.Host.ExternalInterface != j.host.ExternalInterface {
-		record.Host.ExternalInterface = j.host.ExternalInterface
-		if err := j.e.syncFirewall(ctx); err != nil {
-			return err
-		}
+	record.VM.Egress = j.vm.Egress
+	record.Host.ExternalInterface = j.host.ExternalInterface
+	record.Host.TrustBridge, record.Host.HostPorts, record.Host.GuestToGuest = j.host.TrustBridge, j.host.HostPorts, j.host.GuestToGuest
+	if err := j.save(record); err != nil {
+		return err
 	}
-	return j.save(record)
+	return j.e.syncFirewall(ctx)
 }
 
 func runsAlready(c plan.Change) string {

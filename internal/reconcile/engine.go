@@ -12,6 +12,7 @@ import (
 
 	"bield/internal/hypervisor"
 	"bield/internal/image"
+	"bield/internal/process"
 	"bield/internal/spec"
 	"bield/internal/state"
 )
@@ -27,6 +28,8 @@ var (
 type Options struct {
 	Run   state.Run
 	Cache state.Cache
+	// Self is bieldd's own program, which the egress process runs as well.
+	Self string
 	// InitBinary is the bield-init that becomes /init of every guest.
 	InitBinary string
 	// Virtiofsd finds the command that starts virtiofsd.
@@ -96,8 +99,9 @@ type Engine struct {
 	applied Applied
 	vms     map[string]*machine
 	fates   map[string]Fate
-	kvm     bool           // as it was found last
-	claims  map[string]int // memory of VMs that are being started, in MiB
+	kvm     bool             // as it was found last
+	egress  *process.Process // nil while there is none
+	claims  map[string]int   // memory of VMs that are being started, in MiB
 	// applying holds, for each file whose apply is under way, what is closed at
 	// its end.
 	applying map[string]chan struct{}

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -80,6 +81,10 @@ func (e *Engine) hostAct(ctx context.Context, step plan.Step, host spec.Host) er
 		return e.addBridge(ctx, host)
 	case plan.SetForwarding:
 		return e.setForwarding()
+	case plan.StartEgress:
+		return e.startEgress(ctx, host)
+	case plan.StopEgress:
+		return e.stopEgress(ctx)
 	case plan.RemoveFirewall:
 		return e.removeFirewall(ctx)
 	case plan.RestoreForwarding:
@@ -206,10 +211,19 @@ func (e *Engine) syncFirewall(ctx context.Context) error {
 	if err := e.changeHost(func(r *HostRecord) { r.Firewall = true }); err != nil {
 		return err
 	}
-	return firewall.Set(ctx, e.firewallConfig())
+	var told error
+	if e.egressLives() {
+		told = e.pushEgress(ctx)
+	}
+	return errors.Join(firewall.Set(ctx, e.firewallConfig()), e.isolateTaps(ctx), told)
 }
 
+// firewallConfig needs e.hostMu.
 func (e *Engine) firewallConfig() firewall.Config {
+	var ports firewall.Ports
+	if e.noted != nil && e.noted.Egress != nil {
+		ports = e.noted.Egress.Ports
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	host := e.applied.Host
@@ -217,8 +231,8 @@ func (e *Engine) firewallConfig() firewall.Config {
 	for _, name := range e.running() {
 		if r := e.vms[name].record; r.Firewall {
 			// All VMs with rules are on one bridge, at times that of the spec before.
-			host.Bridge, host.Subnet = r.Host.Bridge, r.Host.Subnet
-			vms = append(vms, firewall.VM{Tap: r.VM.Tap(), MAC: r.VM.MAC, IP: r.VM.IP})
+			host.Bridge, host.Subnet, host.Nameservers = r.Host.Bridge, r.Host.Subnet, r.Host.Nameservers
+			vms = append(vms, firewall.VM{Tap: r.VM.Tap(), MAC: r.VM.MAC, IP: r.VM.IP, Egress: r.VM.Egress})
 		}
 	}
 	return firewall.Config{
@@ -227,6 +241,11 @@ func (e *Engine) firewallConfig() firewall.Config {
 		Gateway:           host.Gateway(),
 		Subnet:            host.Subnet,
 		ExternalInterface: host.ExternalInterface,
+		TrustBridge:       host.TrustBridge,
+		HostPorts:         host.HostPorts,
+		GuestToGuest:      host.GuestToGuest,
+		Ports:             ports,
+		Nameservers:       host.Nameservers,
 		VMs:               vms,
 	}
 }

@@ -140,7 +140,7 @@ func (e *Engine) trimLogs() {
 func (e *Engine) logs() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var paths []string
+	paths := []string{e.Run.EgressLog()}
 	for _, m := range e.vms {
 		if m.run != nil {
 			paths = slices.AppendSeq(paths, maps.Values(m.run.logs))

@@ -29,6 +29,7 @@ func (e *Engine) observeHost(host spec.Host) (spec.Observed, error) {
 		Bridge:     part(record.Bridge != "", bridge),
 		Forwarding: part(record.Forwarding != nil, on),
 		Firewall:   part(record.Firewall, true),
+		Egress:     part(record.Egress != nil, e.egressLives()),
 	}
 	if record.Bridge != "" && host.Bridge != "" && (record.Bridge != host.Bridge || record.Address != address(host)) {
 		o.Bridge, o.OtherBridge = spec.Partial, true
@@ -77,7 +78,17 @@ func (e *Engine) see(ctx context.Context) (sight, error) {
 	if err != nil {
 		return sight{}, err
 	}
-	return sight{links: links, rules: part(true, rules.Matches(e.firewallConfig()))}, nil
+	if _, err := e.hostRecord(); err != nil {
+		return sight{}, err
+	}
+	return sight{links: links, rules: part(true, rules.Matches(e.firewallConfig()) && e.isolated(links))}, nil
+}
+
+// isolated says that bield's taps are isolated from each other, or not, as the
+// spec has it.
+func (e *Engine) isolated(links network.Links) bool {
+	peers := e.host().GuestToGuest
+	return !slices.ContainsFunc(links.Taps, func(t network.TapStatus) bool { return t.Isolated == peers })
 }
 
 // of says what of one VM is there: its record names the resources, the kernel

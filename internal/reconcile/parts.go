@@ -135,18 +135,21 @@ func (j *job) setFirewall(ctx context.Context) error {
 func (j *job) clearFirewall(ctx context.Context) error {
 	_ = j.drop(func(r *Record) { r.Firewall = false })
 	err := j.e.syncFirewall(ctx)
-	if errors.Is(err, firewall.ErrForeign) {
+	switch {
+	case errors.Is(err, firewall.ErrForeign):
 		return nil // then there is nothing of ours to take away
+	case errors.Is(err, errUntold):
+		j.e.Log.Warn("remove a VM from the firewall", "vm", j.vm.Name, "error", err)
+		return nil // its address is nobody's now, and what is left of the policy opens nothing
 	}
 	return err
 }
 
 func (j *job) tap() network.Tap {
 	record := j.record()
-	return network.Tap{
-		Name: record.VM.Tap(), Bridge: j.host.Bridge, Owner: j.e.Run.Owner(),
-		MAC: record.VM.MAC, UID: record.UID, GID: record.UID, Queues: record.queues(),
-	}
+	j.e.mu.Lock()
+	defer j.e.mu.Unlock()
+	return j.e.tapOf(record)
 }
 
 func (j *job) addTap(ctx context.Context) error {

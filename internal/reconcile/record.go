@@ -93,6 +93,8 @@ type HostRecord struct {
 	// Forwarding is what ip_forward was before bield set it.
 	Forwarding *bool `json:"forwarding,omitempty"`
 	Firewall   bool  `json:"firewall,omitempty"`
+	// Egress is the process that serves guests' names.
+	Egress *EgressRecord `json:"egress,omitempty"`
 }
 
 func (h HostRecord) empty() bool { return h == HostRecord{} }

@@ -69,7 +69,9 @@ type Observed struct {
 	OtherBridge bool
 	Forwarding  Part
 	Firewall    Part
-	VMs         map[string]ObservedVM
+	// Egress is the process that serves guests' names: see EgressUID.
+	Egress Part
+	VMs    map[string]ObservedVM
 	// Others says that VMs which the comparison is not about need the host's
 	// parts.
 	Others bool

@@ -32,6 +32,12 @@ func RunFromEnv() Run { return Run{Dir: cmp.Or(os.Getenv(EnvRunDir), DefaultRunD
 // Socket is where bieldd listens.
 func (r Run) Socket() string { return filepath.Join(r.Dir, "bieldd.sock") }
 
+// EgressSocket is where the egress process takes its policy.
+func (r Run) EgressSocket() string { return filepath.Join(r.Dir, "egress.sock") }
+
+// EgressLog is what the egress process prints.
+func (r Run) EgressLog() string { return filepath.Join(r.Dir, "egress.log") }
+
 // Lock is held by the one daemon of this run directory.
 func (r Run) Lock() string { return filepath.Join(r.Dir, "bieldd.lock") }
 

@@ -19,7 +19,7 @@ import (
 const (
 	externalAddress = "203.0.113.2"
 	internetGateway = "203.0.113.1"
-	internetServer  = "198.51.100.7"
+	internetServer  = "11.22.33.7" // of no special purpose: guests reach it by default
 )
 
 // inside runs the tests as a machine of their own, with one link to the

@@ -25,16 +25,21 @@ func (c *Client) Events(ctx context.Context, query api.EventQuery, begun func(),
 	if begun != nil {
 		begun()
 	}
-	lines := bufio.NewScanner(response.Body)
+	return eachLine(ctx, response.Body, show)
+}
+
+// eachLine shows each line of JSON of an answer that ends with its connection.
+func eachLine[T any](ctx context.Context, body io.Reader, show func(T) error) error {
+	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, api.MaxEventBytes)
 	var failure error
 	for failure == nil && lines.Scan() {
-		var e api.HostEvent
-		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+		var one T
+		if err := json.Unmarshal(lines.Bytes(), &one); err != nil {
 			failure = fmt.Errorf("read bieldd's answer: %w", err)
 			break
 		}
-		failure = show(e)
+		failure = show(one)
 	}
 	switch err := lines.Err(); {
 	case ctx.Err() != nil:

@@ -60,12 +60,14 @@ type eventWriter struct {
 	used    bool
 }
 
-func (w *eventWriter) show(e api.HostEvent) error {
+func (w *eventWriter) show(e api.HostEvent) error { return w.write(e) }
+
+func (w *eventWriter) write(value any) error {
 	if err := w.control.SetWriteDeadline(time.Now().Add(followTimeout)); err != nil {
 		return err
 	}
 	w.used = true
-	return w.encoder.Encode(e)
+	return w.encoder.Encode(value)
 }
 
 // flush also tells the client that the following has begun.

@@ -66,6 +66,8 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST "+api.PathWait, s.postWait)
 	mux.HandleFunc("POST "+api.PathAccess, s.postAccess)
 	mux.HandleFunc("GET "+api.PathLogs, s.getLogs)
+	mux.HandleFunc("GET "+api.PathEgressCheck, s.getEgressCheck)
+	mux.HandleFunc("GET "+api.PathEgressLog, s.getEgressLog)
 	mux.HandleFunc("GET "+api.PathImages, s.getImages)
 	mux.HandleFunc("POST "+api.PathImages, s.postImages)
 	mux.HandleFunc("DELETE "+api.PathImage, s.deleteImage)
