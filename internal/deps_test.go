@@ -34,6 +34,7 @@ var allowed = map[string]string{
 	"internal/guest":  "internal/guestconfig internal/guestlink",
 
 	"internal/network":                    "internal/spec internal/state internal/process internal/guestconfig",
+	"internal/cgroup":                     "",
 	"internal/firewall":                   "internal/spec internal/state internal/process internal/guestconfig",
 	"internal/egress":                     "internal/spec internal/state internal/process internal/guestconfig",
 	"internal/share":                      "internal/spec internal/state internal/process internal/guestconfig",
@@ -47,7 +48,7 @@ var allowed = map[string]string{
 	"internal/setup":                      "internal/apt internal/state",
 	"internal/preflight":                  "internal/spec internal/state internal/process internal/guestconfig",
 
-	"internal/reconcile": "internal/egress internal/firewall internal/guestconfig internal/guestlink internal/hypervisor internal/image " +
+	"internal/reconcile": "internal/cgroup internal/egress internal/firewall internal/guestconfig internal/guestlink internal/hypervisor internal/image " +
 		"internal/network internal/plan internal/process internal/share internal/spec internal/sshaccess internal/state",
 	"internal/api/client": "internal/api",
 	"internal/api/server": "internal/api internal/reconcile",

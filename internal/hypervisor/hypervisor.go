@@ -33,6 +33,8 @@ type Machine struct {
 	Groups   []uint32
 	// Log is the path of what the VMM itself prints.
 	Log string
+	// Cgroups are the control groups it runs in: see process.Command.
+	Cgroups []string
 	// Note is told the VMM's ID before it runs: see process.Command.
 	Note func(process.ID) error
 }

@@ -44,6 +44,26 @@ type Command struct {
 	// FileHandles lets the program use open_by_handle_at(2) without a
 	// capability of its own; see the package comment.
 	FileHandles bool
+	// Landlock, when set, confines the program further, as far as the kernel can.
+	Landlock *Landlock
+	// Limits bound what it may use; see there.
+	Limits Limits
+	// Cgroups are folders of control groups, one a hierarchy, that the program
+	// is in from its start, as is all that it starts.
+	Cgroups []string
+}
+
+// Limits are resource limits of the program, hard and soft, setrlimit(2). 0 leaves
+// one as it is.
+type Limits struct {
+	// Processes is RLIMIT_NPROC: threads and processes of the program's user, so
+	// it is for users that run nothing else.
+	Processes uint64 `json:",omitempty"`
+	// FileSize is RLIMIT_FSIZE in bytes: how long the program may make a file. The
+	// kernel holds memfds to it as well.
+	FileSize uint64 `json:",omitempty"`
+	// Files is RLIMIT_NOFILE. It only lowers: MaxFiles raises.
+	Files uint64 `json:",omitempty"`
 }
 
 // IDMap maps uids and gids 0 to Count-1 of a user namespace to Base and up on

@@ -33,7 +33,9 @@ type orders struct {
 	Handles *handleOrders `json:",omitempty"`
 	// Notify makes it hand over file handles: the last of the Dup files is the
 	// socket for the listener, and not the program's.
-	Notify bool
+	Notify   bool
+	Landlock *Landlock `json:",omitempty"`
+	Limits   Limits
 }
 
 // MaybeLaunch does not return if this process is a launcher. main and TestMain
@@ -82,6 +84,11 @@ func launch(base int, status *os.File) error {
 			return err
 		}
 	}
+	if o.Landlock != nil {
+		if err := o.Landlock.restrict(); err != nil {
+			return err
+		}
+	}
 	if err := syscall.Exec(o.Path, o.Args, o.Env); err != nil {
 		return fmt.Errorf("execute: %w", err)
 	}
@@ -111,6 +118,9 @@ func (o orders) enterDir(base int) error {
 func (o orders) giveUpPrivileges() error {
 	unix.Umask(0o077)
 	if err := setLimits(); err != nil {
+		return err
+	}
+	if err := o.Limits.set(); err != nil {
 		return err
 	}
 	if !o.UserNS {
@@ -146,6 +156,33 @@ func setLimits() error {
 	}
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return fmt.Errorf("set the limit of open files: %w", err)
+	}
+	return nil
+}
+
+// set lowers limits. The program can't raise them again.
+func (l Limits) set() error {
+	for _, limit := range []struct {
+		name     string
+		resource int
+		value    uint64
+	}{
+		{"processes", unix.RLIMIT_NPROC, l.Processes},
+		{"the size of files", unix.RLIMIT_FSIZE, l.FileSize},
+		{"open files", unix.RLIMIT_NOFILE, l.Files},
+	} {
+		if limit.value == 0 {
+			continue
+		}
+		var now syscall.Rlimit
+		if err := syscall.Getrlimit(limit.resource, &now); err != nil {
+			return fmt.Errorf("read the limit of %s: %w", limit.name, err)
+		}
+		now.Max = min(now.Max, limit.value)
+		now.Cur = now.Max
+		if err := syscall.Setrlimit(limit.resource, &now); err != nil {
+			return fmt.Errorf("limit %s: %w", limit.name, err)
+		}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -68,6 +69,9 @@ func identify(pid int) (ID, error) {
 // prepare does to the launcher what only the daemon can, before it gets its
 // orders. Without them it ends.
 func (c Command) prepare(pid int) (limit uint64, err error) {
+	if err := c.enterCgroups(pid); err != nil {
+		return 0, err
+	}
 	if c.MaxFiles > 0 {
 		if limit, err = raiseFiles(pid, c.MaxFiles); err != nil {
 			return 0, err
@@ -83,10 +87,26 @@ func (c Command) prepare(pid int) (limit uint64, err error) {
 	return limit, c.Note(id)
 }
 
+// enterCgroups moves the launcher into the command's control groups.
+func (c Command) enterCgroups(pid int) error {
+	for _, dir := range c.Cgroups {
+		f, err := os.OpenFile(filepath.Join(dir, "cgroup.procs"), os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.WriteString(strconv.Itoa(pid))
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("put it into its control group: %w", err)
+		}
+	}
+	return nil
+}
+
 func (c Command) orders() orders {
 	uid, gid := c.hostIDs()
 	o := orders{Path: c.Path, Args: append([]string{c.Path}, c.Args...), Env: c.Env, Dir: c.Dir,
-		UID: uid, GID: gid, Groups: c.Groups, UserNS: c.IDMap != nil, Dup: len(c.Files)}
+		UID: uid, GID: gid, Groups: c.Groups, UserNS: c.IDMap != nil, Dup: len(c.Files),
+		Landlock: c.Landlock, Limits: c.Limits}
 	if o.Dir == "" {
 		o.Dir = "/"
 	}

@@ -28,6 +28,7 @@ func (e *Engine) adopt(ctx context.Context) error {
 	if err := e.adoptEgress(ctx); err != nil {
 		e.Log.Error("take over the egress process", "error", err)
 	}
+	e.sweepGroups(ctx, records)
 	for _, record := range records {
 		e.adoptOne(ctx, e.machine(record.VM.Name))
 	}
@@ -115,7 +116,7 @@ func (e *Engine) takeOver(ctx context.Context, m *machine) error {
 	if record.VMM == nil {
 		return errors.New("it has no VMM")
 	}
-	r := newRun()
+	r := newRun(record)
 	if err := e.adoptProcesses(ctx, record, r); err != nil {
 		r.release()
 		return err

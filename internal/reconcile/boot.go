@@ -98,7 +98,7 @@ func (j *job) machine(ctx context.Context) (hypervisor.Machine, error) {
 	m := hypervisor.Machine{
 		Name: j.vm.Name, VCPU: record.VCPU, MemoryMiB: j.vm.MemoryMiB,
 		Kernel: j.image.Kernel(), Initrd: initrd,
-		Dir: dir, UID: record.UID, GID: record.UID, Log: j.vmmLog(),
+		Dir: dir, UID: record.UID, GID: record.UID, Log: j.vmmLog(), Cgroups: record.Group,
 	}
 	for _, tag := range plan.Tags(j.vm) {
 		m.Shares = append(m.Shares, hypervisor.Share{Tag: tag, Socket: j.shareSocket(tag)})

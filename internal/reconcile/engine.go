@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"bield/internal/cgroup"
 	"bield/internal/hypervisor"
 	"bield/internal/image"
 	"bield/internal/process"
@@ -74,6 +75,7 @@ type Progress struct {
 type Engine struct {
 	Options
 	images  image.Store
+	groups  *cgroup.Groups
 	events  *eventLog
 	metrics *metrics
 
@@ -152,7 +154,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		Options: o, images: image.Store{Dir: o.Cache.Images(), Hook: o.Hook}, applied: applied, fates: fates, events: events,
+		Options: o, images: image.Store{Dir: o.Cache.Images(), Hook: o.Hook}, groups: &cgroup.Groups{Owner: o.Run.Owner()}, applied: applied, fates: fates, events: events,
 		vms: map[string]*machine{}, claims: map[string]int{}, applying: map[string]chan struct{}{}, starts: make(chan struct{}, max(1, o.Cores)), closing: make(chan struct{}),
 		changed: make(chan struct{}),
 	}

@@ -19,7 +19,7 @@ func (e *Engine) Inspect(caller Caller, name string) (spec.Inspection, error) {
 		return spec.Inspection{}, err
 	}
 	i, record := e.look(m)
-	i.Processes = processes(record)
+	i.Processes, i.Limits = processes(record), limits(record)
 	i.Files = e.files(name, record)
 	return i, nil
 }

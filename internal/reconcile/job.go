@@ -64,7 +64,7 @@ func (j *job) begin(ctx context.Context) error {
 	host := j.host
 	host.VMs = nil
 	record, err := j.e.reserve(j.m, Record{
-		VM: j.vm, Host: host, VCPU: j.vm.EffectiveVCPU(j.hypervisor.KVM, j.e.Cores), Hypervisor: j.hypervisor,
+		VM: j.vm, Host: host, VCPU: j.vm.EffectiveVCPU(j.hypervisor.KVM, j.e.Cores), Hypervisor: j.hypervisor, Group: j.nameGroup(),
 	})
 	if err != nil {
 		return err
@@ -76,6 +76,10 @@ func (j *job) begin(ctx context.Context) error {
 	if err := makeVMDir(j.e.Run.VM(j.vm.Name)); err != nil {
 		return err
 	}
+	if err := j.makeGroup(ctx, record); err != nil {
+		return err
+	}
+	j.e.at("amid " + j.vm.Name + ": begin")
 	return j.e.hostUp(ctx, j.host, j.show)
 }
 
@@ -144,7 +148,7 @@ func (j *job) actBack(ctx context.Context, step plan.Step) error {
 	case plan.ClearFirewall:
 		return j.clearFirewall(ctx)
 	case plan.Forget:
-		return j.forget()
+		return j.forget(ctx)
 	default:
 		return fmt.Errorf("step %q is not known", step.Kind)
 	}
@@ -196,8 +200,12 @@ func (j *job) drop(edit func(*Record)) error {
 	return nil
 }
 
-// forget removes the VM's run directory and its record, in that order.
-func (j *job) forget() error {
+// forget removes the VM's control group, with whatever may be left in it, its run
+// directory and its record, in that order.
+func (j *job) forget(ctx context.Context) error {
+	if err := j.e.groups.Remove(ctx, j.record().Group); err != nil {
+		return err
+	}
 	if err := removeAll(j.e.Run.VM(j.m.name)); err != nil {
 		return err
 	}

@@ -216,11 +216,12 @@ func (j *job) startShare(ctx context.Context, tag string) error {
 	if err := j.change(func(r *Record) { r.share(tag) }); err != nil {
 		return err
 	}
-	uid := j.record().UID
+	record := j.record()
+	uid := record.UID
 	p, err := share.Start(ctx, command, share.Config{
 		Tag: tag, Dir: source.Dir, ReadOnly: j.readOnly(tag), ImageRoot: tag == spec.RootTag,
 		Socket: j.shareSocket(tag), SocketUID: uid, SocketGID: uid,
-		UID: source.ServeAs.UID, GID: source.ServeAs.GID, Log: j.shareLog(tag),
+		UID: source.ServeAs.UID, GID: source.ServeAs.GID, Log: j.shareLog(tag), Cgroups: record.Group,
 		Note: func(id process.ID) error {
 			return j.change(func(r *Record) { r.share(tag).Process = &id })
 		},

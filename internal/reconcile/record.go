@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"bield/internal/cgroup"
 	"bield/internal/hypervisor"
 	"bield/internal/process"
 	"bield/internal/spec"
@@ -30,6 +31,8 @@ type Record struct {
 	// Hypervisor is what it runs on.
 	Hypervisor hypervisor.Choice `json:"hypervisor"`
 	Image      string            `json:"image,omitempty"` // digest
+	// Group is the control group of its processes, empty on hosts that have none.
+	Group cgroup.Group `json:"group,omitempty"`
 	// Firewall and Tap say that the resource may exist.
 	Firewall bool          `json:"firewall,omitempty"`
 	Tap      bool          `json:"tap,omitempty"`
@@ -62,6 +65,7 @@ func (r Record) queues() int {
 func (r Record) clone() Record {
 	r.Shares = slices.Clone(r.Shares)
 	r.Authorized = slices.Clone(r.Authorized)
+	r.Group = slices.Clone(r.Group)
 	return r
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"bield/internal/cgroup"
 	"bield/internal/guestlink"
 	"bield/internal/hypervisor"
 	"bield/internal/process"
@@ -23,6 +24,9 @@ type run struct {
 	console *boundedLog
 	drained chan struct{} // closed when the console has ended
 	guest   *guest
+	// group is the control group that it runs in.
+	group    cgroup.Group
+	groupMiB int
 	// logs holds the path of each share's log by its tag, and the VMM's by "".
 	logs map[string]string
 	// forced is closed to skip the guest's own shutdown.
@@ -45,14 +49,14 @@ type run struct {
 	shares map[string]*process.Process
 }
 
-func newRun() *run {
-	return &run{shares: map[string]*process.Process{}, guest: newGuest(), drained: make(chan struct{}), logs: map[string]string{}, ended: make(chan struct{}), forced: make(chan struct{}), letGo: make(chan struct{})}
+func newRun(record Record) *run {
+	return &run{group: record.Group, groupMiB: groupLimits(record).MemoryMiB, shares: map[string]*process.Process{}, guest: newGuest(), drained: make(chan struct{}), logs: map[string]string{}, ended: make(chan struct{}), forced: make(chan struct{}), letGo: make(chan struct{})}
 }
 
 // building is the run that the job puts together.
 func (j *job) building() *run {
 	if j.run == nil {
-		j.run = newRun()
+		j.run = newRun(j.record())
 		j.e.mu.Lock()
 		j.m.run = j.run
 		j.e.mu.Unlock()
@@ -90,6 +94,7 @@ func (r *run) supervise() {
 	if r.cause == nil {
 		r.cause = r.vmm.Cause()
 	}
+	r.cause = r.outOfMemory(r.cause)
 	r.awaitConsole()
 	close(r.ended)
 	r.quit()

@@ -26,6 +26,8 @@ type Config struct {
 	ImageRoot bool
 	// Log is the path of the server's log.
 	Log string
+	// Cgroups are the control groups it runs in: see process.Command.
+	Cgroups []string
 	// Note is told the server's ID before it runs: see process.Command.
 	Note func(process.ID) error
 }

@@ -44,6 +44,7 @@ func start(ctx context.Context, command []string, cfg Config) (*process.Process,
 		Path: command[0], Args: append(command[1:len(command):len(command)], Arguments(cfg, handles)...),
 		DirFile: cfg.Dir, UID: cfg.UID, GID: cfg.GID, Files: []*os.File{listener}, LogPath: cfg.Log,
 		NewNetNS: true, IDMap: cfg.idMap(), MaxFiles: wantFiles, FileHandles: handles, Note: cfg.Note,
+		Cgroups: cfg.Cgroups,
 	})
 	if err != nil {
 		_ = os.Remove(cfg.Socket)

@@ -14,7 +14,19 @@ type Inspection struct {
 	Image string `json:"image,omitempty"`
 	// Processes are those alive, the VMM first.
 	Processes []Process `json:"processes"`
-	Files     Files     `json:"files"`
+	// Limits are what they may use together; nil where the host can set none.
+	Limits *Limits `json:"limits,omitempty"`
+	Files  Files   `json:"files"`
+}
+
+// Limits are those of a VM's control group.
+type Limits struct {
+	// Groups are its folders, one a hierarchy.
+	Groups    []string `json:"groups"`
+	MemoryMiB int      `json:"memoryMiB"`
+	// Processes counts threads as well.
+	Processes int `json:"processes"`
+	CPUs      int `json:"cpus"`
 }
 
 // Process is a program of a VM's on the host.

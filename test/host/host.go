@@ -62,8 +62,9 @@ func (h *Host) Environment() map[string]string {
 		kvm = "1"
 	}
 	return map[string]string{
-		"BIELD_TEST_KVM": kvm,
-		"HOME":           h.Work, "BIN": filepath.Join(Base(), "bin"), "BIELD_RUN_DIR": h.runDir, "BIELD_CACHE_DIR": h.Cache,
+		"BIELD_TEST_KVM":    kvm,
+		"BIELD_TEST_WRITES": filepath.Join(h.Work, "fakes", "net"),
+		"HOME":              h.Work, "BIN": filepath.Join(Base(), "bin"), "BIELD_RUN_DIR": h.runDir, "BIELD_CACHE_DIR": h.Cache,
 		"TMPDIR": filepath.Join(h.Work, "tmp"),
 		// Only a proxy would know whether package sources can be reached.
 		"http_proxy": "http://127.0.0.1:9", "TERM": "dumb", "LC_ALL": "C.UTF-8",
@@ -183,11 +184,10 @@ func (h *Host) enter() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET); err != nil {
 		return err
 	}
-	// /sys shows the network namespace it was mounted in.
-	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+	err := mountSys()
+	if err != nil {
 		return err
 	}
-	var err error
 	if h.mounts, err = os.Readlink("/proc/thread-self/ns/mnt"); err != nil {
 		return err
 	}
@@ -203,6 +203,20 @@ func (h *Host) enter() error {
 	go h.bringSSH()
 	h.before, err = fakes.Settings()
 	return err
+}
+
+// mountSys mounts /sys anew, since it shows the network namespace it was mounted
+// in, and the control groups below it as they were.
+func mountSys() error {
+	groups, err := os.Open("/sys/fs/cgroup")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = groups.Close() }()
+	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+		return err
+	}
+	return unix.Mount(fmt.Sprintf("/proc/thread-self/fd/%d", groups.Fd()), "/sys/fs/cgroup", "", unix.MS_BIND|unix.MS_REC, "")
 }
 
 // bringSSH takes each SSH connection to the fake guest of its address.

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bield/internal/cgroup"
+
 	"bield/test/fakes"
 )
 
@@ -63,10 +65,31 @@ func (h *Host) Mounts() []string {
 	return all
 }
 
+// Groups names the control groups that the machine's bield has. It is for the
+// machine's own thread.
+func (h *Host) Groups() []string {
+	groups := cgroup.Groups{Owner: h.Owner()}
+	group, err := groups.Of("any")
+	if err != nil {
+		return nil // the machine has none to use
+	}
+	var all []string
+	for _, dir := range group {
+		left, _ := filepath.Glob(filepath.Dir(dir) + "/vm-*")
+		if _, err := os.Stat(filepath.Dir(dir)); err == nil && len(left) == 0 {
+			left = []string{filepath.Dir(dir)}
+		}
+		for _, path := range left {
+			all = append(all, "group "+path)
+		}
+	}
+	return all
+}
+
 // Leftovers names what is there beside the daemon with its socket and logs. It
 // is for the machine's own thread.
 func (h *Host) Leftovers() []string {
-	left := append(h.Changes(), h.Mounts()...)
+	left := slices.Concat(h.Changes(), h.Mounts(), h.Groups())
 	daemon, _ := h.DaemonPID()
 	for _, p := range h.Processes() {
 		if p.PID != daemon {

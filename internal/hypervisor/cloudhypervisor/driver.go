@@ -111,6 +111,7 @@ func (d *Driver) start(ctx context.Context, m hypervisor.Machine) (*VM, error) {
 	p, err := process.Start(ctx, process.Command{
 		Path: program, Args: args, UID: m.UID, GID: m.GID, Groups: groups(m.Groups),
 		Files: inherited, LogPath: m.Log, NewNetNS: true, Note: m.Note,
+		Cgroups: m.Cgroups, Limits: hypervisor.Limits(m),
 	})
 	if err != nil {
 		f.remove()

@@ -107,7 +107,11 @@ func emptyMachine(t testing.TB, name string, kernel []byte) hypervisor.Machine {
 func fakeQEMU(dir string) hypervisortest.Subject {
 	return hypervisortest.Subject{
 		Name: "fake QEMU", Missing: lacking(),
-		New: func() hypervisor.Driver { return qemu.New(filepath.Join(dir, "qemu-system-x86_64"), false) },
+		New: func() hypervisor.Driver {
+			d := qemu.New(filepath.Join(dir, "qemu-system-x86_64"), false)
+			d.Writes = []string{filepath.Join(dir, "net")}
+			return d
+		},
 		Machine: func(t testing.TB, f hypervisortest.Fault) hypervisor.Machine {
 			return fakeMachine(t, f, guestconfig.Link{})
 		},

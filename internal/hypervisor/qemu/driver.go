@@ -33,6 +33,9 @@ type Driver struct {
 	arch    string // of host and guest, by Go's name
 	kvm     bool
 	first   tscReading
+	// Writes lists further folders that the program may write to. QEMU needs none;
+	// what plays it in tests plays a network with files, too.
+	Writes []string
 
 	versions hypervisor.Versions
 }
@@ -144,6 +147,7 @@ func (d *Driver) start(ctx context.Context, m hypervisor.Machine) (*VM, error) {
 	p, err := process.Start(ctx, process.Command{
 		Path: program, Args: arguments(m, o), UID: m.UID, GID: m.GID, Groups: d.groups(m.Groups),
 		Files: files, LogPath: m.Log, NewNetNS: true, Note: m.Note,
+		Cgroups: m.Cgroups, Limits: hypervisor.Limits(m), Landlock: d.landlock(program, m),
 	})
 	if err != nil {
 		removeAll(m.Dir)

@@ -1,0 +1,288 @@
+package cgroup
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Groups are the groups of one bield. Its methods may be called at once.
+type Groups struct {
+	Host Host
+	// Owner is the mark of the run directory.
+	Owner string
+
+	mu sync.Mutex // one group is made or removed at a time: they share the one above
+}
+
+func (g *Groups) base() string {
+	return fmt.Sprintf("bield-%x", sha256.Sum256([]byte(g.Owner)))[:len("bield-")+8]
+}
+
+// vmPrefix keeps a VM's name from being that of a file of the kernel's.
+const vmPrefix = "vm-"
+
+// Group is a VM's group: its folder in each hierarchy, in order. It may be
+// written down; an empty one is none.
+type Group []string
+
+// Of names the group of a VM, which need not exist.
+func (g *Groups) Of(vm string) (Group, error) {
+	places, err := g.Host.find()
+	if err != nil {
+		return nil, err
+	}
+	var group Group
+	for _, p := range places {
+		group = append(group, filepath.Join(p.parent, g.base(), vmPrefix+vm))
+	}
+	slices.Sort(group)
+	return slices.Compact(group), nil
+}
+
+// Make makes a VM's group, as Of names it, with its limits. Where that fails
+// nothing is left.
+func (g *Groups) Make(ctx context.Context, group Group, l Limits) error {
+	places, err := g.Host.find()
+	if err == nil {
+		err = g.make(places, group, l)
+	}
+	if err != nil {
+		return fmt.Errorf("make a control group: %w", errors.Join(err, g.Remove(context.WithoutCancel(ctx), group)))
+	}
+	return nil
+}
+
+func (g *Groups) make(places map[Controller]place, group Group, l Limits) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range controllers() {
+		p, has := places[c]
+		if !has {
+			continue
+		}
+		base := filepath.Join(p.parent, g.base())
+		i := slices.IndexFunc(group, func(dir string) bool { return filepath.Dir(dir) == base })
+		if i < 0 {
+			return fmt.Errorf("the group is not where %s is: %v", c, group)
+		}
+		if err := p.makeBase(base, c); err != nil {
+			return err
+		}
+		if err := makeDir(group[i]); err != nil {
+			return err
+		}
+		if err := apply(group[i], l.settings(c, p.version)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeBase makes the group above those of VMs.
+func (p place) makeBase(base string, c Controller) error {
+	if p.version == 2 {
+		if err := enable(p.parent, c); err != nil {
+			return fmt.Errorf("turn on %s for groups below %s: %w", c, p.parent, err)
+		}
+	}
+	if err := makeDir(base); err != nil {
+		return err
+	}
+	if c == CPU && p.among {
+		weight := setting{"cpu.shares", strconv.Itoa(sharesV1 * runtime.NumCPU()), true}
+		if p.version == 2 {
+			weight = setting{"cpu.weight", strconv.Itoa(min(10_000, weightV2*runtime.NumCPU())), true}
+		}
+		if err := apply(base, []setting{weight}); err != nil {
+			return err
+		}
+	}
+	if p.version == 2 {
+		return enable(base, c)
+	}
+	return nil
+}
+
+// enable turns a controller of version 2 on for the children of a group.
+func enable(dir string, c Controller) error {
+	path := filepath.Join(dir, "cgroup.subtree_control")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(strings.Fields(string(text)), string(c)) {
+		return nil
+	}
+	return write(path, "+"+string(c))
+}
+
+func makeDir(path string) error {
+	err := os.Mkdir(path, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// Remove kills what is in a group, removes it, and the one above it once that is
+// empty. A group that is not there is no error.
+func (g *Groups) Remove(ctx context.Context, group Group) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var errs []error
+	for _, dir := range group {
+		if filepath.Base(filepath.Dir(dir)) != g.base() || !strings.HasPrefix(filepath.Base(dir), vmPrefix) {
+			errs = append(errs, fmt.Errorf("remove control group %s: it is not this bield's", dir))
+			continue
+		}
+		if err := clear(ctx, dir); err != nil {
+			errs = append(errs, fmt.Errorf("remove control group %s: %w", dir, err))
+		}
+		// As long as other VMs have groups there it stays.
+		_ = syscall.Rmdir(filepath.Dir(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// Sweep removes all groups of this bield's, but those that are kept: an earlier
+// daemon's of which no record is left.
+func (g *Groups) Sweep(ctx context.Context, keep []Group) error {
+	places, err := g.Host.find()
+	if err != nil {
+		return nil // then there are none
+	}
+	kept := slices.Concat(keep...)
+	var stale Group
+	for _, p := range places {
+		entries, err := os.ReadDir(filepath.Join(p.parent, g.base()))
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			dir := filepath.Join(p.parent, g.base(), e.Name())
+			if e.IsDir() && strings.HasPrefix(e.Name(), vmPrefix) && !slices.Contains(kept, dir) && !slices.Contains(stale, dir) {
+				stale = append(stale, dir)
+			}
+		}
+	}
+	return g.Remove(ctx, stale)
+}
+
+const (
+	clearTimeout = 10 * time.Second
+	clearPause   = 2 * time.Millisecond
+)
+
+// clear ends all in a group and removes it. Version 1 tells nobody of the end of a
+// group's last process, and a dying one holds its group for a moment in either:
+// trying is all there is.
+func clear(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
+	defer cancel()
+	// Nothing in it can fork any more.
+	_ = write(filepath.Join(dir, "pids.max"), "0")
+	for {
+		err := syscall.Rmdir(dir)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if !errors.Is(err, syscall.EBUSY) {
+			return err
+		}
+		if err := kill(dir); err != nil {
+			return err
+		}
+		select {
+		case <-time.After(clearPause):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: processes %v are still there", err, members(dir))
+		}
+	}
+}
+
+// kill sends SIGKILL to all in a group.
+func kill(dir string) error {
+	if err := write(filepath.Join(dir, "cgroup.kill"), "1"); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, pid := range members(dir) {
+		if err := killMember(dir, pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// killMember kills a process, unless its number has gone to one outside of the
+// group meanwhile: a handle is taken first, and then looked at.
+func killMember(dir string, pid int) error {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.Release() }()
+	if !slices.Contains(members(dir), pid) {
+		return nil
+	}
+	if err := p.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("end process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// members lists the processes of a group. One that this process can't see, in
+// another pid namespace, is 0: it is left out.
+func members(dir string) []int {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for field := range bytes.FieldsSeq(text) {
+		if pid, err := strconv.Atoi(string(field)); err == nil && pid > 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// OOMKills is how many processes of a group the kernel has ended at its limit of
+// memory, as far as it counts them.
+func (g Group) OOMKills() int {
+	kills := 0
+	for _, dir := range g {
+		for _, file := range []string{"memory.events", "memory.oom_control"} {
+			kills = cmp.Or(kills, counter(filepath.Join(dir, file), "oom_kill"))
+		}
+	}
+	return kills
+}
+
+// counter reads a line "NAME N" of a file.
+func counter(path, name string) int {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, _ := strconv.Atoi(strings.TrimSpace(value))
+			return n
+		}
+	}
+	return 0
+}
