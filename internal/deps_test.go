@@ -16,7 +16,7 @@ import (
 // allowed says who may import whom of bield's own rooms, tests left out. A new
 // edge is a decision: make it here and in docs/architecture.md.
 var allowed = map[string]string{
-	"cmd/bield":      "internal/api internal/api/client internal/config internal/hypervisor/installed internal/notify internal/preflight internal/setup internal/spec internal/state",
+	"cmd/bield":      "internal/api internal/api/client internal/config internal/hypervisor/installed internal/notify internal/preflight internal/registries internal/setup internal/spec internal/state",
 	"cmd/bieldd":     "internal/api/server internal/hypervisor/installed internal/notify internal/process internal/reconcile internal/setup internal/spec internal/state",
 	"cmd/bield-init": "internal/guest internal/guestconfig internal/guestlink",
 
@@ -46,6 +46,7 @@ var allowed = map[string]string{
 	"internal/hypervisor/installed":       "internal/hypervisor internal/hypervisor/cloudhypervisor internal/hypervisor/qemu internal/spec",
 	"internal/image":                      "internal/apt internal/spec internal/state internal/process internal/guestconfig",
 	"internal/setup":                      "internal/apt internal/state",
+	"internal/registries":                 "internal/apt internal/spec",
 	"internal/preflight":                  "internal/spec internal/state internal/process internal/guestconfig",
 
 	"internal/reconcile": "internal/cgroup internal/egress internal/firewall internal/guestconfig internal/guestlink internal/hypervisor internal/image " +

@@ -120,7 +120,7 @@ func group(c *cobra.Command) {
 
 // load finds, reads and checks the configuration.
 func (a *app) load(ctx context.Context) (spec.Host, string, error) {
-	env, err := config.HostEnv(ctx)
+	env, err := hostEnv(ctx)
 	if err != nil {
 		return spec.Host{}, "", err
 	}

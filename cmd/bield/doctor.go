@@ -143,7 +143,7 @@ func (a *app) preflightConfig(ctx context.Context) (preflight.Config, error) {
 // one that is no good is a finding.
 func (a *app) readConfig(ctx context.Context) preflight.Config {
 	found := preflight.Config{Host: spec.DefaultHost()}
-	env, err := config.HostEnv(ctx)
+	env, err := hostEnv(ctx)
 	if err != nil {
 		found.Err = err
 		return found

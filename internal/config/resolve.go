@@ -39,6 +39,9 @@ type answer struct {
 func resolve(rep *report, file hostFile, foundBy []string, env Env) spec.Host {
 	env.ByName, env.ByUID = remember(env.ByName), remember(env.ByUID)
 	env.PublicKeys = remember(env.PublicKeys)
+	if env.Preset != nil {
+		env.Preset = remember(env.Preset) // a client may have to be asked
+	}
 	r := &resolver{report: rep, env: env, file: file, foundBy: foundBy,
 		origins: map[string]location{}, paths: map[string]answer{}, lists: map[string][]spec.Target{}}
 	r.resolveHost()
