@@ -47,10 +47,11 @@ var allowed = map[string]string{
 	"internal/image":                      "internal/apt internal/spec internal/state internal/process internal/guestconfig",
 	"internal/setup":                      "internal/apt internal/state",
 	"internal/registries":                 "internal/apt internal/spec",
-	"internal/preflight":                  "internal/spec internal/state internal/process internal/guestconfig",
+	"internal/obstacles":                  "internal/spec",
+	"internal/preflight":                  "internal/obstacles internal/spec internal/state internal/process internal/guestconfig",
 
 	"internal/reconcile": "internal/cgroup internal/egress internal/firewall internal/guestconfig internal/guestlink internal/hypervisor internal/image " +
-		"internal/network internal/plan internal/process internal/share internal/spec internal/sshaccess internal/state",
+		"internal/network internal/obstacles internal/plan internal/process internal/share internal/spec internal/sshaccess internal/state",
 	"internal/api/client": "internal/api",
 	"internal/api/server": "internal/api internal/reconcile",
 }

@@ -1,4 +1,4 @@
-package preflight
+package obstacles
 
 import (
 	"encoding/binary"
@@ -27,6 +27,8 @@ const (
 	conntrackMatches = 146
 	conntrackInverts = 148
 	conntrackStates  = 150
+	// stateDNAT is XT_CONNTRACK_STATE_DNAT, bit IP_CT_NUMBER (5) + 2.
+	stateDNAT = 1 << 7
 	// XT_CONNTRACK_STATE and XT_CONNTRACK_STATE_ALIAS.
 	conntrackState = 1 | 1<<13
 )
@@ -36,7 +38,9 @@ func xtMatch(name string, revision uint32, info []byte, p packet) truth {
 	switch {
 	case name == "comment":
 		return yes
-	case name == "udp", name == "icmp":
+	case name == "tcp", name == "udp":
+		return matchPorts(name, info, p)
+	case name == "icmp":
 		return no
 	case name == "conntrack" && revision >= 1 && revision <= 3 && len(info) >= conntrackStates+2:
 		return matchStates(revision, info, p)
@@ -44,6 +48,28 @@ func xtMatch(name string, revision uint32, info []byte, p packet) truth {
 		return asTruth(binary.NativeEndian.Uint32(info)&p.state != 0)
 	}
 	return maybe
+}
+
+// matchPorts reads struct xt_tcp and xt_udp (linux/netfilter/xt_tcpudp.h): two
+// ports of the source, two of the destination, both in the host's order, and at
+// the end which of these are inverted; xt_tcp has flags in between.
+func matchPorts(name string, info []byte, p packet) truth {
+	if number(name) != p.number() {
+		return no
+	}
+	inverts := map[string]int{"tcp": 11, "udp": 8}[name]
+	if len(info) <= inverts || p.port == 0 {
+		return maybe
+	}
+	port := func(at int) uint16 { return binary.NativeEndian.Uint16(info[at:]) }
+	in := p.port >= port(4) && p.port <= port(6)
+	holds := asTruth(in != (info[inverts]&2 != 0))
+	anySource := port(0) == 0 && port(2) == 0xffff && info[inverts]&1 == 0
+	noFlags := name == "udp" || info[8] == 0 && info[9] == 0
+	if anySource && noFlags {
+		return holds
+	}
+	return min(holds, maybe)
 }
 
 func matchStates(revision uint32, info []byte, p packet) truth {
@@ -56,7 +82,11 @@ func matchStates(revision uint32, info []byte, p packet) truth {
 	if what&1 == 0 {
 		return maybe
 	}
-	holds := asTruth((states&p.state != 0) != (inverts&1 != 0))
+	have := p.state
+	if p.redirected {
+		have |= stateDNAT
+	}
+	holds := asTruth((states&have != 0) != (inverts&1 != 0))
 	if what&^uint16(conntrackState) != 0 {
 		return min(holds, maybe)
 	}

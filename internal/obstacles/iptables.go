@@ -1,8 +1,9 @@
-package preflight
+package obstacles
 
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,17 +11,18 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-)
 
-// errNoSave says that legacy rules are there and no program to list them.
-var errNoSave = errors.New("the kernel has tables of the legacy iptables, and there is no iptables-legacy-save to list them")
+	"golang.org/x/sys/unix"
+)
 
 // legacyTables reads the tables of the legacy iptables, which nftables does not
 // see. Without any the program is not started, since it would load modules.
-func (h Host) legacyTables(ctx context.Context) ([]table, error) {
-	names, err := os.ReadFile(h.path("proc/net/ip_tables_names"))
+func (r Reader) legacyTables(ctx context.Context) ([]table, error) {
+	names, err := os.ReadFile(filepath.Join(cmp.Or(r.Root, "/"), "proc/net/ip_tables_names"))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(bytes.Fields(names)) == 0 {
 		return nil, nil
 	}
@@ -38,7 +40,7 @@ func (h Host) legacyTables(ctx context.Context) ([]table, error) {
 		}
 		return parseSave(out, program), nil
 	}
-	return nil, errNoSave
+	return nil, ErrNoSave
 }
 
 func legacy(ctx context.Context, program string) bool {
@@ -185,12 +187,44 @@ func saveCondition(option, value string, inverted bool) func(packet) truth {
 	case "-d":
 		return func(p packet) truth { return not(within(p.destination, value)) }
 	case "-p":
-		isTCP := asTruth(slices.Contains([]string{"tcp", "6", "all", "0"}, value))
-		return func(packet) truth { return not(isTCP) }
+		return func(p packet) truth { return not(asTruth(protocols(value, p.number()))) }
+	case "--dport", "--destination-port", "--dports", "--destination-ports":
+		return func(p packet) truth { return not(destined(p, value)) }
 	case "--ctstate", "--state":
-		return func(p packet) truth { return not(asTruth(states(value)&p.state != 0)) }
+		return func(p packet) truth {
+			dnat := p.redirected && slices.Contains(strings.Split(value, ","), "DNAT")
+			return not(asTruth(dnat || states(value)&p.state != 0))
+		}
 	}
 	return func(packet) truth { return maybe }
+}
+
+// protocols says whether a value of -p is the protocol.
+func protocols(value string, p byte) bool {
+	name := map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}[p]
+	return slices.Contains([]string{name, strconv.Itoa(int(p)), "all", "0"}, value)
+}
+
+// destined holds a packet's port against "53", "1000:2000" or a list of these.
+func destined(p packet, list string) truth {
+	if p.port == 0 {
+		return maybe
+	}
+	for one := range strings.SplitSeq(list, ",") {
+		first, last, isRange := strings.Cut(one, ":")
+		if !isRange {
+			last = first
+		}
+		from, err := strconv.ParseUint(cmp.Or(first, "0"), 10, 16)
+		to, err2 := strconv.ParseUint(cmp.Or(last, "65535"), 10, 16)
+		if err != nil || err2 != nil {
+			return maybe
+		}
+		if uint64(p.port) >= from && uint64(p.port) <= to {
+			return yes
+		}
+	}
+	return no
 }
 
 // is holds an interface against a name that may end in "+", any rest. A packet

@@ -1,6 +1,10 @@
-package preflight
+package obstacles
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
 
 // truth says whether a rule matches a packet of which not all is known.
 type truth int8
@@ -59,14 +63,26 @@ type end struct {
 	index uint32
 }
 
-// packet is a kind of packet that bield's guests need: TCP over IPv4, to and
-// from any port.
+// packet is a kind of packet that bield's guests need, of IPv4.
 type packet struct {
-	in, out end
+	// protocol is a number of IP's; 0 is TCP. port is the destination's; 0 is any.
+	protocol byte
+	port     uint16
+	// redirected says that bield's own rules have changed its destination.
+	redirected bool
+	in, out    end
 	// source and destination hold the address; the zero Prefix is any.
 	source, destination netip.Prefix
 	// state is one bit of the conntrack states.
 	state uint32
+}
+
+// number is the packet's protocol.
+func (p packet) number() byte {
+	if p.protocol == 0 {
+		return unix.IPPROTO_TCP
+	}
+	return p.protocol
 }
 
 // Conntrack states, NF_CT_STATE_BIT of linux/netfilter/nf_conntrack_common.h.

@@ -1,4 +1,4 @@
-package preflight
+package obstacles
 
 import (
 	"context"
@@ -36,6 +36,9 @@ func list(data []byte) [][]byte {
 	return all
 }
 
+// readTime bounds the wait for the kernel where the context has no end.
+const readTime = 15 * time.Second
+
 // nft asks the kernel what nftables has.
 type nft struct{ conn *netlink.Conn }
 
@@ -46,7 +49,7 @@ func dialNFT(ctx context.Context) (nft, error) {
 	}
 	end, limited := ctx.Deadline()
 	if !limited {
-		end = time.Now().Add(limit)
+		end = time.Now().Add(readTime)
 	}
 	if err := conn.SetDeadline(end); err != nil {
 		_ = conn.Close()

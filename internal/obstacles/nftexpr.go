@@ -1,4 +1,4 @@
-package preflight
+package obstacles
 
 import (
 	"bytes"
@@ -160,7 +160,7 @@ func (m *machine) meta(e expression) {
 	case unix.NFT_META_NFPROTO:
 		m.store(to, []byte{unix.NFPROTO_IPV4}, 1)
 	case unix.NFT_META_L4PROTO:
-		m.store(to, []byte{unix.IPPROTO_TCP}, 1)
+		m.store(to, []byte{m.packet.number()}, 1)
 	case unix.NFT_META_PROTOCOL:
 		m.store(to, binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP), 2)
 	default:
@@ -195,12 +195,21 @@ func (m *machine) ct(e expression) {
 	switch key := e.number(unix.NFTA_CT_KEY); {
 	case key == unix.NFT_CT_STATE:
 		m.store(to, binary.NativeEndian.AppendUint32(nil, m.packet.state), 4)
+	case key == unix.NFT_CT_STATUS && m.packet.redirected:
+		m.store(to, binary.NativeEndian.AppendUint32(nil, dnatStatus), 4)
 	case key == unix.NFT_CT_STATUS && m.packet.state == stateNew:
 		m.store(to, make([]byte, 4), 4) // neither confirmed nor translated yet
 	default:
 		m.store(to, make([]byte, 16), 0)
 	}
 }
+
+// dnatStatus is that of a new connection whose destination was changed:
+// IPS_DST_NAT and IPS_DST_NAT_DONE of linux/netfilter/nf_conntrack_common.h.
+const dnatStatus = 1<<5 | 1<<8
+
+// portAt is where TCP and UDP have the destination's port.
+const portAt = 2
 
 // Where the protocol and the addresses stand in an IPv4 header (RFC 791).
 const protocolAt, sourceAt, destinationAt = 9, 12, 16
@@ -213,9 +222,13 @@ func (m *machine) payload(e expression) {
 	header := e.number(unix.NFTA_PAYLOAD_BASE) == unix.NFT_PAYLOAD_NETWORK_HEADER
 	var p netip.Prefix
 	var from uint32
+	transport := e.number(unix.NFTA_PAYLOAD_BASE) == unix.NFT_PAYLOAD_TRANSPORT_HEADER
 	switch {
+	case transport && at == portAt && length == 2 && m.packet.port != 0:
+		m.store(to, binary.BigEndian.AppendUint16(nil, m.packet.port), 2)
+		return
 	case header && at == protocolAt && length == 1:
-		m.store(to, []byte{unix.IPPROTO_TCP}, 1)
+		m.store(to, []byte{m.packet.number()}, 1)
 		return
 	case header && at >= sourceAt && at+length <= sourceAt+4:
 		p, from = m.packet.source, at-sourceAt
