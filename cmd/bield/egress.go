@@ -65,7 +65,7 @@ func runEgressCheck(ctx context.Context, a *app, name, target string, asJSON boo
 		return err
 	}
 	if !answer.Allowed {
-		return &exitError{exitFailure, nil}
+		return &exitError{exitFailure, errors.New("")}
 	}
 	return nil
 }
