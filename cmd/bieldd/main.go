@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"bield/internal/egress"
 	"bield/internal/hypervisor/installed"
 	"bield/internal/notify"
 	"bield/internal/process"
@@ -51,6 +52,9 @@ func main() {
 	process.MaybeLaunch()
 	// It mostly waits, and for hundreds of VMs: memory is dearer than time.
 	debug.SetGCPercent(gcPercent)
+	if len(os.Args) > 1 && os.Args[1] == reconcile.EgressVerb {
+		os.Exit(egress.Main(os.Args[2:]))
+	}
 	o, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return

@@ -7,7 +7,9 @@ type EgressCheck struct {
 	VM string `json:"vm"`
 	// Target is HOST or HOST:PORT, as it was asked.
 	Target string `json:"target"`
-	Mode   string `json:"mode"`
+	// Port is the one that is meant, also where none was given.
+	Port uint16 `json:"port"`
+	Mode string `json:"mode"`
 	// Allowed says that a connection would be let through now.
 	Allowed bool `json:"allowed"`
 	// Rule is what opens it: "names: *.example.org", "mode public".

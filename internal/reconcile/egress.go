@@ -23,6 +23,12 @@ type EgressRecord struct {
 	Ports firewall.Ports `json:"ports"`
 }
 
+// EgressVerb is the argument with which bieldd is the egress process.
+const EgressVerb = "egress"
+
+// maxEgressFiles is for connections of guests, which take a few descriptors each.
+const maxEgressFiles = 1 << 17
+
 // egressGrace is how long the egress process may take to end.
 const egressGrace = 2 * time.Second
 
@@ -37,13 +43,13 @@ func (e *Engine) startEgress(ctx context.Context, host spec.Host) error {
 		return err
 	}
 	defer sockets.Close()
-	ports := firewall.Ports{DNS: sockets.DNS, DNSTCP: sockets.DNSTCP, Proxy: sockets.Proxy}
+	ports := firewall.Ports(sockets.Ports)
 	if err := e.changeHost(func(r *HostRecord) { r.Egress = &EgressRecord{Ports: ports} }); err != nil {
 		return err
 	}
 	p, err := process.Start(ctx, process.Command{
-		Path: e.Self, Args: egress.Arguments(), UID: spec.EgressUID, GID: spec.EgressUID,
-		Files: sockets.Files, LogPath: e.Run.EgressLog(), MaxFiles: egress.MaxFiles,
+		Path: e.Self, Args: []string{EgressVerb}, UID: spec.EgressUID, GID: spec.EgressUID,
+		Files: sockets.Files, LogPath: e.Run.EgressLog(), MaxFiles: maxEgressFiles,
 		Note: func(id process.ID) error {
 			return e.changeHost(func(r *HostRecord) { r.Egress = &EgressRecord{Process: &id, Ports: ports} })
 		},
@@ -177,17 +183,15 @@ var errUntold = errors.New("tell the egress process what guests may reach")
 func (e *Engine) pushEgress(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, pushTimeout, fmt.Errorf("the egress process does not answer within %s", pushTimeout))
 	defer cancel()
-	if err := e.egressClient().SetPolicy(ctx, e.egressPolicy()); err != nil {
+	client := egress.NewClient(e.Run.EgressSocket())
+	defer client.Close()
+	if _, err := client.Set(ctx, e.egressPolicy()); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		return fmt.Errorf("%w: %w", errUntold, err)
 	}
 	return nil
-}
-
-func (e *Engine) egressClient() egress.Client {
-	return egress.NewClient(e.Run.EgressSocket())
 }
 
 func (e *Engine) egressPolicy() egress.Policy {
@@ -232,4 +236,53 @@ func (e *Engine) tapOf(record Record) network.Tap {
 		Name: record.VM.Tap(), Bridge: record.Host.Bridge, Owner: e.Run.Owner(), MAC: record.VM.MAC,
 		UID: record.UID, GID: record.UID, Queues: record.queues(), Peers: e.applied.Host.GuestToGuest,
 	}
+}
+
+// EgressCheck says whether a VM may go somewhere, and why.
+type EgressCheck struct {
+	egress.Check
+	Target string
+}
+
+// Denial is what was refused to a VM, as often as it was.
+type Denial = egress.Denial
+
+// EgressCheck asks the egress process about HOST or HOST:PORT.
+func (e *Engine) EgressCheck(ctx context.Context, caller Caller, name, target string) (EgressCheck, error) {
+	client, err := e.egressFor(caller, name)
+	if err != nil {
+		return EgressCheck{}, err
+	}
+	defer client.Close()
+	check, err := client.Check(ctx, name, target)
+	return EgressCheck{Check: check, Target: target}, err
+}
+
+// EgressLog shows what was refused to a VM, and with follow goes on until ctx or
+// the egress process ends.
+func (e *Engine) EgressLog(ctx context.Context, caller Caller, name string, follow bool, show func(Denial) error) error {
+	client, err := e.egressFor(caller, name)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.Log(ctx, name, follow, show)
+}
+
+// egressFor is a client for what concerns a VM that runs and that the caller may
+// use.
+func (e *Engine) egressFor(caller Caller, name string) (*egress.Client, error) {
+	m, err := e.user(caller, name)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case m.record == nil:
+		return nil, fmt.Errorf("%w: VM %s does not run: the egress process knows only those that do (`bield up %s`)", ErrConflict, name, name)
+	case e.egress == nil || over(e.egress.Done()):
+		return nil, fmt.Errorf("%w: the egress process is just being started again", ErrConflict)
+	}
+	return egress.NewClient(e.Run.EgressSocket()), nil
 }

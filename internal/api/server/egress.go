@@ -25,7 +25,7 @@ func (s *Server) getEgressCheck(w http.ResponseWriter, r *http.Request) {
 }
 
 func checkReply(c reconcile.EgressCheck) api.EgressCheck {
-	reply := api.EgressCheck{VM: c.VM, Target: c.Target, Mode: string(c.Mode), Allowed: c.Allowed, Rule: c.Rule, Reason: c.Reason}
+	reply := api.EgressCheck{VM: c.VM, Target: c.Target, Port: c.Port, Mode: c.Mode, Allowed: c.Allowed, Rule: c.Rule, Reason: c.Reason}
 	for _, a := range c.Addresses {
 		reply.Addresses = append(reply.Addresses, api.EgressAddress{Address: a.Address.String(), Allowed: a.Allowed, Reason: a.Reason})
 	}
