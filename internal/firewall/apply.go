@@ -62,6 +62,20 @@ func Set(ctx context.Context, c Config) error {
 	return nil
 }
 
+// Free says, as Set would, that a table of our name is somebody else's, which
+// wraps ErrForeign.
+func Free(ctx context.Context, owner string) error {
+	conn, err := connect(ctx)
+	if err != nil {
+		return err
+	}
+	present, err := list(conn)
+	if err != nil {
+		return err
+	}
+	return checkForeign(present, owner)
+}
+
 // Remove deletes the owner's tables. Missing ones, and somebody else's of that
 // name, are no error.
 func Remove(ctx context.Context, owner string) error {

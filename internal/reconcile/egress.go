@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
 	"time"
 
 	"bield/internal/egress"
@@ -14,6 +13,7 @@ import (
 	"bield/internal/network"
 	"bield/internal/process"
 	"bield/internal/spec"
+	"bield/internal/state"
 )
 
 // EgressRecord is the note of the egress process; Process is nil until it runs.
@@ -36,6 +36,10 @@ const egressGrace = 2 * time.Second
 // earlier one, and lets guests' packets go to it.
 func (e *Engine) startEgress(ctx context.Context, host spec.Host) error {
 	if err := e.stopEgress(ctx); err != nil {
+		return err
+	}
+	// What it listens on is one a network namespace, too.
+	if err := firewall.Free(ctx, e.Run.Owner()); err != nil {
 		return err
 	}
 	sockets, err := egress.Open(ctx, host.Gateway(), e.Run.EgressSocket(), spec.EgressLogGroup)
@@ -87,8 +91,8 @@ func (e *Engine) stopEgress(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := os.Remove(e.Run.EgressSocket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the egress process's socket: %w", err)
+	if err := errors.Join(state.Remove(e.Run.EgressSocket()), state.Remove(e.Run.EgressLog())); err != nil {
+		return fmt.Errorf("remove the egress process's files: %w", err)
 	}
 	return e.dropHost(func(r *HostRecord) { r.Egress = nil })
 }
