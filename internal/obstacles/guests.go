@@ -118,9 +118,9 @@ func (g Guests) flows() []flow {
 		{"what guests send to the outside", packet{in: bridge, out: outside, source: g.Subnet, destination: far, state: stateNew}, []string{"prerouting", "forward", "postrouting"}, fromGuest},
 		{"the answers that guests get from the outside", packet{in: outside, out: bridge, source: far, destination: g.Subnet, state: stateEstablished}, []string{"forward", "postrouting"}, toGuest},
 		{"the host's connections to guests", packet{out: bridge, source: gateway, destination: g.Subnet, state: stateNew}, toGuest, toGuest},
-		{"the answers of guests to the host", packet{in: bridge, source: g.Subnet, destination: gateway, state: stateEstablished}, fromGuest, fromGuest},
+		{"the answers of guests to the host", packet{in: bridge, source: g.Subnet, destination: gateway, state: stateEstablished, toHost: true}, fromGuest, fromGuest},
 	}
-	toHost := packet{in: bridge, source: g.Subnet, destination: gateway, state: stateNew}
+	toHost := packet{in: bridge, source: g.Subnet, destination: gateway, state: stateNew, toHost: true}
 	for _, protocol := range []string{"udp", "tcp"} {
 		if p := toHost; g.Redirected {
 			p.protocol, p.port, p.redirected = number(protocol), anyPort, true

@@ -190,6 +190,14 @@ func saveCondition(option, value string, inverted bool) func(packet) truth {
 		return func(p packet) truth { return not(asTruth(protocols(value, p.number()))) }
 	case "--dport", "--destination-port", "--dports", "--destination-ports":
 		return func(p packet) truth { return not(destined(p, value)) }
+	case "--dst-type":
+		types := map[string]uint16{"LOCAL": typeLocal, "BROADCAST": 1 << 3, "MULTICAST": 1 << 5}[value]
+		return func(p packet) truth {
+			if types == 0 {
+				return maybe
+			}
+			return not(p.destined(types))
+		}
 	case "--ctstate", "--state":
 		return func(p packet) truth {
 			dnat := p.redirected && slices.Contains(strings.Split(value, ","), "DNAT")

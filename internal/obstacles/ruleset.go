@@ -70,7 +70,9 @@ type packet struct {
 	port     uint16
 	// redirected says that bield's own rules have changed its destination.
 	redirected bool
-	in, out    end
+	// toHost says that its destination is an address of the host's.
+	toHost  bool
+	in, out end
 	// source and destination hold the address; the zero Prefix is any.
 	source, destination netip.Prefix
 	// state is one bit of the conntrack states.

@@ -1,6 +1,7 @@
 package obstacles
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 )
@@ -42,6 +43,8 @@ func xtMatch(name string, revision uint32, info []byte, p packet) truth {
 		return matchPorts(name, info, p)
 	case name == "icmp":
 		return no
+	case name == "addrtype":
+		return matchType(revision, info, p)
 	case name == "conntrack" && revision >= 1 && revision <= 3 && len(info) >= conntrackStates+2:
 		return matchStates(revision, info, p)
 	case name == "state" && len(info) >= 4:
@@ -70,6 +73,40 @@ func matchPorts(name string, info []byte, p packet) truth {
 		return holds
 	}
 	return min(holds, maybe)
+}
+
+// Types of addresses, as bits of xt_addrtype (linux/netfilter/xt_addrtype.h).
+const (
+	typeLocal = 1 << 2
+	// typeOthers are broadcast, multicast and the like: no single host's.
+	typeOthers = 1<<3 | 1<<5 | 1<<6 | 1<<7 | 1<<8
+)
+
+// matchType reads struct xt_addrtype_info: types of source and destination, and
+// what is inverted or limited.
+func matchType(revision uint32, info []byte, p packet) truth {
+	if len(info) < 8 || revision > 1 {
+		return maybe
+	}
+	source, destination := binary.NativeEndian.Uint16(info), binary.NativeEndian.Uint16(info[2:])
+	plain := bytes.Equal(info[4:8], []byte{0, 0, 0, 0}) && (revision == 1 || len(info) < 12 || bytes.Equal(info[8:12], []byte{0, 0, 0, 0}))
+	if source != 0 || !plain {
+		return maybe
+	}
+	return p.destined(destination)
+}
+
+// destined says whether the destination is of one of these types.
+func (p packet) destined(types uint16) truth {
+	switch {
+	case !p.toHost:
+		return maybe
+	case types&typeLocal != 0:
+		return yes
+	case types&^typeOthers == 0:
+		return no
+	}
+	return maybe
 }
 
 func matchStates(revision uint32, info []byte, p packet) truth {

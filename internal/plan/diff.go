@@ -195,6 +195,9 @@ func HostUp(have spec.Observed) []Step {
 	if have.Egress != spec.Present || have.OtherBridge {
 		steps = append(steps, Step{Kind: StartEgress})
 	}
+	if have.CutOff {
+		steps = append(steps, Step{Kind: OpenPassage, Reason: "another firewall would cut VMs off"})
+	}
 	return steps
 }
 
@@ -212,6 +215,10 @@ func HostDown(have spec.Observed) []Step {
 	}
 	if have.Bridge != spec.Absent {
 		steps = append(steps, Step{Kind: RemoveBridge})
+	}
+	// The last: a firewall that does not let go of it holds up nothing else.
+	if have.Passage != spec.Absent {
+		steps = append(steps, Step{Kind: ClosePassage})
 	}
 	return steps
 }

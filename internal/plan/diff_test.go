@@ -134,6 +134,7 @@ func TestDiffReachesTheSpec(t *testing.T) {
 		want := Desired{Host: spec.Host{Bridge: rapid.SampledFrom([]string{"microbr", "other"}).Draw(t, "name of the bridge")}}
 		have := spec.Observed{
 			Bridge: drawPart(t, "bridge"), Forwarding: drawPart(t, "forwarding"), Firewall: drawPart(t, "firewall"), Egress: drawPart(t, "egress"),
+			CutOff: rapid.Bool().Draw(t, "cut off"), Passage: drawPart(t, "passage"),
 			VMs: map[string]spec.ObservedVM{},
 		}
 		for _, name := range []string{"a", "b", "c"} {
@@ -233,6 +234,10 @@ func carryOut(t *rapid.T, step Step, want Desired, host *spec.Observed) {
 		host.Egress = spec.Present
 	case StopEgress:
 		host.Egress = spec.Absent
+	case OpenPassage:
+		host.CutOff, host.Passage = false, spec.Present
+	case ClosePassage:
+		host.Passage = spec.Absent
 	case RemoveFirewall:
 		host.Firewall = spec.Absent
 	case RestoreForwarding:

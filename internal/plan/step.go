@@ -12,12 +12,14 @@ const (
 	MakeKeys      Kind = "keys"
 	AddBridge     Kind = "bridge"
 	SetForwarding Kind = "forwarding"
-	StartEgress   Kind = "egress"
-	SetFirewall   Kind = "firewall"
-	AddTap        Kind = "tap"
-	StartShare    Kind = "share"
-	StartVMM      Kind = "vmm"
-	AwaitReady    Kind = "ready"
+	// OpenPassage lets guests through another firewall of the host.
+	OpenPassage Kind = "passage"
+	StartEgress Kind = "egress"
+	SetFirewall Kind = "firewall"
+	AddTap      Kind = "tap"
+	StartShare  Kind = "share"
+	StartVMM    Kind = "vmm"
+	AwaitReady  Kind = "ready"
 	// UpdateVM gives a running VM what can be changed while it runs.
 	UpdateVM Kind = "update"
 
@@ -30,6 +32,7 @@ const (
 	StopEgress        Kind = "stop egress"
 	RestoreForwarding Kind = "restore forwarding"
 	RemoveBridge      Kind = "remove bridge"
+	ClosePassage      Kind = "remove passage"
 )
 
 // Step is one named change to the host.

@@ -96,7 +96,7 @@ func (e *Engine) underWay(name string, own int) bool {
 // observe says what there is of a file's VMs.
 func (e *Engine) observe(ctx context.Context, caller Caller, applied Applied, origin string) (spec.Observed, error) {
 	e.hostMu.Lock()
-	have, err := e.observeHost(applied.Host)
+	have, err := e.observeHost(ctx, applied.Host)
 	e.hostMu.Unlock()
 	if err != nil {
 		return have, err

@@ -18,7 +18,7 @@ import (
 func (e *Engine) hostUp(ctx context.Context, host spec.Host, show func(Progress)) error {
 	e.hostMu.Lock()
 	defer e.hostMu.Unlock()
-	have, err := e.observeHost(host)
+	have, err := e.observeHost(ctx, host)
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (e *Engine) hostDown(ctx context.Context, show func(Progress)) error {
 	if used {
 		return nil
 	}
-	have, err := e.observeHost(spec.Host{})
+	have, err := e.observeHost(ctx, spec.Host{})
 	if err != nil {
 		return err
 	}
@@ -85,6 +85,10 @@ func (e *Engine) hostAct(ctx context.Context, step plan.Step, host spec.Host) er
 		return e.startEgress(ctx, host)
 	case plan.StopEgress:
 		return e.stopEgress(ctx)
+	case plan.OpenPassage:
+		return e.openPassage(ctx, host)
+	case plan.ClosePassage:
+		return e.closePassage(ctx)
 	case plan.RemoveFirewall:
 		return e.removeFirewall(ctx)
 	case plan.RestoreForwarding:

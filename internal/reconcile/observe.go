@@ -12,7 +12,7 @@ import (
 
 // observeHost says what of the host's own changes is in place, for a spec of
 // that host. It needs e.hostMu.
-func (e *Engine) observeHost(host spec.Host) (spec.Observed, error) {
+func (e *Engine) observeHost(ctx context.Context, host spec.Host) (spec.Observed, error) {
 	record, err := e.hostRecord()
 	if err != nil {
 		return spec.Observed{}, err
@@ -30,6 +30,14 @@ func (e *Engine) observeHost(host spec.Host) (spec.Observed, error) {
 		Forwarding: part(record.Forwarding != nil, on),
 		Firewall:   part(record.Firewall, true),
 		Egress:     part(record.Egress != nil, e.egressLives()),
+		Passage:    part(len(record.Passages) > 0, true),
+	}
+	if host.Bridge != "" {
+		found, _, err := e.obstructions(ctx, host)
+		if err != nil {
+			return spec.Observed{}, err
+		}
+		o.CutOff = found.Sure()
 	}
 	if record.Bridge != "" && host.Bridge != "" && (record.Bridge != host.Bridge || record.Address != address(host)) {
 		o.Bridge, o.OtherBridge = spec.Partial, true

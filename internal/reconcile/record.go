@@ -8,12 +8,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"bield/internal/cgroup"
 	"bield/internal/hypervisor"
+	"bield/internal/obstacles"
 	"bield/internal/process"
 	"bield/internal/spec"
 	"bield/internal/state"
@@ -99,9 +101,11 @@ type HostRecord struct {
 	Firewall   bool  `json:"firewall,omitempty"`
 	// Egress is the process that serves guests' names.
 	Egress *EgressRecord `json:"egress,omitempty"`
+	// Passages are ways for guests that bield has opened in other firewalls.
+	Passages []obstacles.Opening `json:"passages,omitempty"`
 }
 
-func (h HostRecord) empty() bool { return h == HostRecord{} }
+func (h HostRecord) empty() bool { return reflect.ValueOf(h).IsZero() }
 
 // saveHost writes the host's record, or removes it when it says nothing.
 func saveHost(run state.Run, h HostRecord) error {

@@ -71,7 +71,11 @@ type Observed struct {
 	Firewall    Part
 	// Egress is the process that serves guests' names: see EgressUID.
 	Egress Part
-	VMs    map[string]ObservedVM
+	// CutOff says that another firewall stops guests' packets, Passage what bield
+	// has opened in such firewalls.
+	CutOff  bool
+	Passage Part
+	VMs     map[string]ObservedVM
 	// Others says that VMs which the comparison is not about need the host's
 	// parts.
 	Others bool
