@@ -50,6 +50,9 @@ type options struct {
 
 func main() {
 	process.MaybeLaunch()
+	if len(os.Args) > 1 && os.Args[1] == "egress" {
+		os.Exit(egress.Main(os.Args[2:]))
+	}
 	// It mostly waits, and for hundreds of VMs: memory is dearer than time.
 	debug.SetGCPercent(gcPercent)
 	if len(os.Args) > 1 && os.Args[1] == reconcile.EgressVerb {
