@@ -77,6 +77,7 @@ func hostKeyKinds(t *testing.T) string {
 // processes looks at what serves the guest, from the host.
 func (v *vm) processes(t *testing.T) {
 	all := descendants(v.h.serving(t))
+	v.grouped(t, all)
 	vmms, servers := 0, 0
 	for _, p := range all {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
@@ -168,7 +169,9 @@ func (v *vm) emptyNetwork(t *testing.T, p proc) {
 
 // down compares the machine with what it was.
 func (v *vm) down(t *testing.T, before map[string]string) {
+	limits := v.limits(t)
 	v.h.bield(t, "down", v.name)
+	ungrouped(t, limits)
 	after := settings(t)
 	for key := range before {
 		want(t, key, after[key], before[key])

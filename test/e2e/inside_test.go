@@ -12,6 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"bield/test/fakes"
 )
 
 // The addresses between this machine and "the internet", from the ranges for
@@ -37,8 +39,7 @@ func makeWorld() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	// /sys shows the network namespace it was mounted in.
-	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+	if err := fakes.MountSys(); err != nil {
 		return err
 	}
 	if err := addLoopback(); err != nil {

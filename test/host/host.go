@@ -184,7 +184,7 @@ func (h *Host) enter() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET); err != nil {
 		return err
 	}
-	err := mountSys()
+	err := fakes.MountSys()
 	if err != nil {
 		return err
 	}
@@ -203,20 +203,6 @@ func (h *Host) enter() error {
 	go h.bringSSH()
 	h.before, err = fakes.Settings()
 	return err
-}
-
-// mountSys mounts /sys anew, since it shows the network namespace it was mounted
-// in, and the control groups below it as they were.
-func mountSys() error {
-	groups, err := os.Open("/sys/fs/cgroup")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = groups.Close() }()
-	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
-		return err
-	}
-	return unix.Mount(fmt.Sprintf("/proc/thread-self/fd/%d", groups.Fd()), "/sys/fs/cgroup", "", unix.MS_BIND|unix.MS_REC, "")
 }
 
 // bringSSH takes each SSH connection to the fake guest of its address.
