@@ -39,6 +39,18 @@ func play(part string, args []string) {
 		family()
 	case "exit7":
 		os.Exit(7)
+	case "deaf":
+		signal.Ignore(syscall.SIGUSR1)
+		fmt.Println("up")
+		time.Sleep(time.Minute)
+	case "try":
+		playTry(args)
+	case "mount":
+		playMount()
+	case "mount-inside":
+		playMountInside()
+	case "limits":
+		playLimits()
 	case "handle-loop":
 		playHandleLoop()
 	case "handle":
