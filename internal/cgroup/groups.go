@@ -69,65 +69,85 @@ func (g *Groups) Make(ctx context.Context, group Group, l Limits) error {
 func (g *Groups) make(places map[Controller]place, group Group, l Limits) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, c := range controllers() {
-		p, has := places[c]
-		if !has {
-			continue
-		}
+	for p, offered := range byPlace(places) {
 		base := filepath.Join(p.parent, g.base())
 		i := slices.IndexFunc(group, func(dir string) bool { return filepath.Dir(dir) == base })
 		if i < 0 {
-			return fmt.Errorf("the group is not where %s is: %v", c, group)
+			return fmt.Errorf("the group is not where %v are: %v", offered, group)
 		}
-		if err := p.makeBase(base, c); err != nil {
+		if err := p.makeBase(base, offered); err != nil {
 			return err
 		}
 		if err := makeDir(group[i]); err != nil {
 			return err
 		}
-		if err := apply(group[i], l.settings(c, p.version)); err != nil {
-			return err
+		for _, c := range offered {
+			if err := apply(group[i], l.settings(c, p.version)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
+func byPlace(places map[Controller]place) map[place][]Controller {
+	by := map[place][]Controller{}
+	for _, c := range controllers() {
+		if p, has := places[c]; has {
+			by[p] = append(by[p], c)
+		}
+	}
+	return by
+}
+
 // makeBase makes the group above those of VMs.
-func (p place) makeBase(base string, c Controller) error {
+func (p place) makeBase(base string, offered []Controller) error {
 	if p.version == 2 {
-		if err := enable(p.parent, c); err != nil {
-			return fmt.Errorf("turn on %s for groups below %s: %w", c, p.parent, err)
+		if err := enable(p.parent, offered); err != nil {
+			return fmt.Errorf("turn on %v for groups below %s: %w", offered, p.parent, err)
 		}
 	}
 	if err := makeDir(base); err != nil {
 		return err
 	}
-	if c == CPU && p.among {
-		weight := setting{"cpu.shares", strconv.Itoa(sharesV1 * runtime.NumCPU()), true}
-		if p.version == 2 {
-			weight = setting{"cpu.weight", strconv.Itoa(min(10_000, weightV2*runtime.NumCPU())), true}
-		}
-		if err := apply(base, []setting{weight}); err != nil {
+	if slices.Contains(offered, CPU) && p.among {
+		if err := apply(base, []setting{p.weight()}); err != nil {
 			return err
 		}
 	}
 	if p.version == 2 {
-		return enable(base, c)
+		return enable(base, offered)
 	}
 	return nil
 }
 
-// enable turns a controller of version 2 on for the children of a group.
-func enable(dir string, c Controller) error {
+// weight is that of bield's group beside single processes of the host: as much as
+// one of them for each processor, so that VMs get their part and leave theirs.
+func (p place) weight() setting {
+	if p.version == 2 {
+		return setting{"cpu.weight", strconv.Itoa(min(maxWeight, weightV2*runtime.NumCPU())), true}
+	}
+	return setting{"cpu.shares", strconv.Itoa(sharesV1 * runtime.NumCPU()), true}
+}
+
+// enable turns controllers of version 2 on for the children of a group.
+func enable(dir string, wanted []Controller) error {
 	path := filepath.Join(dir, "cgroup.subtree_control")
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	if slices.Contains(strings.Fields(string(text)), string(c)) {
+	on := strings.Fields(string(text))
+	var orders []string
+	for _, c := range wanted {
+		if !slices.Contains(on, string(c)) {
+			orders = append(orders, "+"+string(c))
+		}
+	}
+	if len(orders) == 0 {
 		return nil
 	}
-	return write(path, "+"+string(c))
+	return write(path, strings.Join(orders, " "))
 }
 
 func makeDir(path string) error {

@@ -59,11 +59,11 @@ func LimitsOf(vm VM) Limits {
 	return l
 }
 
-// weight of a group that competes with single processes: as much as that many
-// processes, one a processor.
 const (
-	weightV2 = 100  // cpu.weight, default of a group
-	sharesV1 = 1024 // cpu.shares, the same
+	// What a group weighs that is not told, as cpu.weight (to 10000) and cpu.shares:
+	// as much as one process.
+	weightV2, maxWeight = 100, 10_000
+	sharesV1            = 1024
 	// period of cpu.max in microseconds, the kernel's default.
 	period = 100_000
 )

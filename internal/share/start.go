@@ -45,6 +45,8 @@ func start(ctx context.Context, command []string, cfg Config) (*process.Process,
 		DirFile: cfg.Dir, UID: cfg.UID, GID: cfg.GID, Files: []*os.File{listener}, LogPath: cfg.Log,
 		NewNetNS: true, IDMap: cfg.idMap(), MaxFiles: wantFiles, FileHandles: handles, Note: cfg.Note,
 		Cgroups: cfg.Cgroups,
+		// Its own sandbox makes mounts, which rules of files would forbid.
+		Landlock: &process.Landlock{},
 	})
 	if err != nil {
 		_ = os.Remove(cfg.Socket)
