@@ -155,7 +155,7 @@ func (b *boot) startLink(ctx context.Context, cfg guestconfig.Link) error {
 	if err != nil {
 		return err
 	}
-	l.journal, l.powerOff = b.journal, b.powerOff
+	l.journal, l.powerOff, l.start = b.journal, b.powerOff, b.reaper.begin
 	l.authorize = func(keys []string) error {
 		if !b.userMade.Load() {
 			return errNoUser

@@ -26,6 +26,8 @@ type link struct {
 	powerOff func(why string)
 	// authorize replaces the user's keys.
 	authorize func(keys []string) error
+	// start executes what the host brings.
+	start starter
 }
 
 // newLink makes a link that comes as cfg says. Over vsock it can be connected to
@@ -105,6 +107,8 @@ func (l *link) handle(ctx context.Context, st *guestlink.Stream) {
 			err = setClock(c.Now)
 		}
 		_ = st.Answer(err, nil)
+	case guestlink.KindRun:
+		l.start.serveRun(ctx, st)
 	default:
 		_ = st.Answer(fmt.Errorf("this guest knows no %q: its image is older than the host's bield", st.Kind()), nil)
 	}

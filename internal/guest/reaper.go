@@ -87,19 +87,17 @@ func (r *reaper) childless() <-chan struct{} {
 	return c
 }
 
-// child is a process that the reaper waits for.
-type child struct {
-	pid int
-	// exited delivers one status.
-	exited <-chan unix.WaitStatus
-}
-
 // start runs a program in a session of its own with the given output.
 func (r *reaper) start(argv, env []string, output *os.File) (*child, error) {
+	return r.begin(argv[0], argv, &os.ProcAttr{Dir: "/", Env: env,
+		Files: []*os.File{nil, output, output}, Sys: &unix.SysProcAttr{Setsid: true}})
+}
+
+// begin is a starter.
+func (r *reaper) begin(path string, argv []string, attr *os.ProcAttr) (*child, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{Dir: "/", Env: env,
-		Files: []*os.File{nil, output, output}, Sys: &unix.SysProcAttr{Setsid: true}})
+	p, err := os.StartProcess(path, argv, attr)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", argv[0], err)
 	}
@@ -109,6 +107,14 @@ func (r *reaper) start(argv, env []string, output *os.File) (*child, error) {
 	_ = p.Release()
 	return c, nil
 }
+
+// child is a process that is waited for.
+type child struct {
+	pid int
+	// exited delivers one status.
+	exited <-chan unix.WaitStatus
+}
+
 
 // exitText says how a process ended.
 func exitText(s unix.WaitStatus) string {

@@ -51,6 +51,7 @@ func (s *service) serve(ctx context.Context) error {
 	}
 	l.journal, l.powerOff = s.journal, s.powerOff
 	l.authorize = func(keys []string) error { return tree("/").authorize(s.cfg.User.Name, keys) }
+	l.start = startAwaited
 	linkCtx, stopLink := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLink()
 	go l.run(linkCtx)
@@ -89,4 +90,23 @@ func (s *service) powerOff(why string) {
 		s.console.printf("ask systemd to power off: %v", err)
 		_, _ = os.Stderr.WriteString(err.Error() + "\n")
 	}
+}
+
+// startAwaited is the starter of a process that is not PID 1: it has only its
+// own children, and waits for each.
+func startAwaited(path string, argv []string, attr *os.ProcAttr) (*child, error) {
+	p, err := os.StartProcess(path, argv, attr)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", argv[0], err)
+	}
+	exited := make(chan unix.WaitStatus, 1)
+	go func() {
+		state, err := p.Wait()
+		var status unix.WaitStatus
+		if err == nil {
+			status, _ = state.Sys().(unix.WaitStatus)
+		}
+		exited <- status
+	}()
+	return &child{pid: p.Pid, exited: exited}, nil
 }
