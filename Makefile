@@ -27,8 +27,8 @@ FOLDERS      = DESTDIR='$(DESTDIR)' BINDIR='$(BINDIR)' LIBEXECDIR='$(LIBEXECDIR)
 
 .PHONY: build bench demo test testdeps deps lint fuzz clean install uninstall deb
 
-build: ## the three programs, in bin/
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/bield ./cmd/bieldd ./cmd/bield-init
+build: ## the four programs, in bin/
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/bield ./cmd/bieldd ./cmd/bield-init ./cmd/bield-probe
 
 # Not built anew by `sudo make install`: root may have no Go.
 $(BIN)/bield:

@@ -20,6 +20,8 @@ var allowed = map[string]string{
 	"cmd/bieldd":     "internal/api/server internal/egress internal/hypervisor/installed internal/notify internal/process internal/reconcile internal/setup internal/spec internal/state",
 	"cmd/bield-init": "internal/guest internal/guestconfig internal/guestlink",
 
+	"cmd/bield-probe": "internal/probe",
+
 	"internal/spec":        "",
 	"internal/guestconfig": "",
 	"internal/guestlink":   "",
@@ -27,11 +29,14 @@ var allowed = map[string]string{
 	"internal/process":     "",
 	"internal/apt":         "",
 	"internal/notify":      "",
+	"internal/probe":       "",
+	"internal/witness":     "",
 
 	"internal/config": "internal/spec",
 	"internal/plan":   "internal/spec",
 	"internal/api":    "internal/spec",
 	"internal/guest":  "internal/guestconfig internal/guestlink",
+	"internal/verify": "internal/probe",
 
 	"internal/network":                    "internal/spec internal/state internal/process internal/guestconfig",
 	"internal/cgroup":                     "",
@@ -51,7 +56,7 @@ var allowed = map[string]string{
 	"internal/preflight":                  "internal/obstacles internal/spec internal/state internal/process internal/guestconfig",
 
 	"internal/reconcile": "internal/cgroup internal/egress internal/firewall internal/guestconfig internal/guestlink internal/hypervisor internal/image " +
-		"internal/network internal/obstacles internal/plan internal/process internal/share internal/spec internal/sshaccess internal/state",
+		"internal/network internal/obstacles internal/plan internal/probe internal/process internal/share internal/spec internal/sshaccess internal/state internal/verify internal/witness",
 	"internal/api/client": "internal/api",
 	"internal/api/server": "internal/api internal/reconcile",
 }

@@ -25,7 +25,7 @@ put() { # MODE FILE… FOLDER/
 
 install_to() { # ROOT
   put 755 "$BIN/bield" "$1$BINDIR"
-  put 755 "$BIN/bieldd" "$BIN/bield-init" "$1$LIBEXECDIR"
+  put 755 "$BIN/bieldd" "$BIN/bield-init" "$BIN/bield-probe" "$1$LIBEXECDIR"
   for unit in bieldd.service bield-vms.service bield@.service; do
     fill "packaging/systemd/$unit.in" "$1$UNITDIR/$unit"
   done

@@ -62,8 +62,8 @@ is a real VM with your workspace mounted live and nothing else of the host in it
 	})
 	root.PersistentFlags().StringVarP(&a.configFile, "config", "c", "", "the `file` that declares the VMs (default: ~/.config/bield/bield.yaml, then /etc/bield/bield.yaml)")
 	root.AddCommand(
-		newUpCommand(a), newDownCommand(a), newRestartCommand(a), newPlanCommand(a), newApplyCommand(a), newListCommand(a), newSSHCommand(a), newLogsCommand(a), newEgressCommand(a),
-		newEventsCommand(a), newInspectCommand(a), newMetricsCommand(a),
+		newUpCommand(a), newDownCommand(a), newRestartCommand(a), newPlanCommand(a), newApplyCommand(a), newListCommand(a), newSSHCommand(a), newLogsCommand(a),
+		newEgressCommand(a), newVerifyCommand(a), newEventsCommand(a), newInspectCommand(a), newMetricsCommand(a),
 		newConfigCommand(a), newImageCommand(a), newSetupCommand(a), newDoctorCommand(a), newVersionCommand(a),
 		newManCommand(),
 	)

@@ -33,6 +33,7 @@ const (
 	PathVMs         = "/v1/vms"
 	PathVM          = "/v1/vms/{name}"
 	PathAccess      = "/v1/vms/{name}/access"
+	PathVerify      = "/v1/vms/{name}/verify"
 	PathLogs        = "/v1/vms/{name}/logs"
 	PathEgressCheck = "/v1/vms/{name}/egress/check"
 	PathEgressLog   = "/v1/vms/{name}/egress/log"
@@ -184,6 +185,24 @@ type AccessReply struct {
 	Alias      string `json:"alias"` // the name its host key is pinned under
 	Identity   string `json:"identity"`
 	KnownHosts string `json:"knownHosts"`
+}
+
+// VerifyReply is what came of attempts to break out of a VM, in their order.
+type VerifyReply struct {
+	VM       string    `json:"vm"`
+	Attempts []Attempt `json:"attempts"`
+}
+
+// Attempt is one of them.
+type Attempt struct {
+	Category string `json:"category"`
+	Attempt  string `json:"attempt"`
+	Expected string `json:"expected"`
+	Got      string `json:"got"`
+	// Hole says that it came through although it should not.
+	Hole bool `json:"hole"`
+	// Unchecked says that it was not tried, or that what came of it can't be seen.
+	Unchecked bool `json:"unchecked,omitempty"`
 }
 
 // Image is one image of the store.

@@ -330,7 +330,7 @@ func (e *Engine) purge(caller Caller, request ApplyRequest, show func(Progress))
 	applied.Gone = maps.Clone(applied.Gone)
 	var failures []error
 	for _, name := range names {
-		err := errors.Join(removeAll(folder.VM(name)), state.Remove(folder.Console(name)), state.Remove(folder.Console(name)+".1"))
+		err := errors.Join(removeAll(folder.VM(name)), state.Remove(folder.Console(name)), state.Remove(folder.Console(name)+".1"), state.Remove(folder.Verified(name)))
 		if err == nil {
 			delete(applied.Gone, name)
 			show(Progress{VM: name, Step: "purge", State: "done", Message: "its state folder is removed"})

@@ -33,6 +33,8 @@ type Options struct {
 	Self string
 	// InitBinary is the bield-init that becomes /init of every guest.
 	InitBinary string
+	// ProbeBinary is the bield-probe that a verification runs in a guest.
+	ProbeBinary string
 	// Virtiofsd finds the command that starts virtiofsd.
 	Virtiofsd func(context.Context) ([]string, error)
 	// Hypervisors are the VMMs of this host.
@@ -128,6 +130,8 @@ type machine struct {
 	restarts int       // by policy
 	run      *run
 	retry    *retry // nil unless it waits to be started again
+	// verifying says that a verification is under way: there is one at a time.
+	verifying bool
 }
 
 // New returns an engine for the applied spec and the records that it finds.

@@ -129,6 +129,11 @@ func (f Folder) Console(vm string) string {
 	return filepath.Join(f.own(), "console", vm+".log")
 }
 
+// Verified notes which run of a VM was verified last.
+func (f Folder) Verified(vm string) string {
+	return filepath.Join(f.own(), "verified", vm+".json")
+}
+
 // VM is the folder of one VM.
 func (f Folder) VM(name string) string { return filepath.Join(f.Dir, name) }
 
@@ -146,6 +151,7 @@ func (f Folder) Make() error {
 		{f.own(), 0o711},
 		{filepath.Join(f.own(), "keys"), 0o711},
 		{filepath.Join(f.own(), "console"), 0o700},
+		{filepath.Join(f.own(), "verified"), 0o700},
 	} {
 		if err := makeDir(d.path, d.mode); err != nil {
 			return err

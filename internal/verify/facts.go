@@ -29,13 +29,15 @@ type Facts struct {
 
 	// What the spec opens.
 	Mode         string
-	Allow        []netip.Prefix
+	Allow        []Allowed
 	TrustBridge  bool
 	HostPorts    []Port
 	GuestToGuest bool
 	// OwnPorts are those of the host on which bield's resolver and proxy answer.
 	OwnPorts    []Port
 	Nameservers []netip.Addr
+	// NonPublic are the addresses that are none of the internet's.
+	NonPublic []netip.Prefix
 
 	// Addresses are the host's own IPv4 addresses beyond loopback, the gateway
 	// first; Neighbours are addresses of its networks, routers first.
@@ -68,6 +70,12 @@ type Facts struct {
 	Boot, Earlier string
 	// Home is that of the guest's user.
 	Home string
+}
+
+// Allowed is a network that is open to the VM in every mode; port 0 is any.
+type Allowed struct {
+	Prefix netip.Prefix
+	Port   uint16
 }
 
 // Port is one of the host's, "tcp" or "udp".

@@ -16,11 +16,16 @@ const (
 	catDNS      = "dns"
 )
 
+const (
+	sshPort   = 22
+	httpsPort = 443
+)
+
 // siblings tries each other VM: as a neighbour, by way of the host, and by frames
 // to it.
 func (b *builder) siblings() {
 	for _, s := range b.Siblings[:min(len(b.Siblings), maxSiblings)] {
-		tcp := b.order(probe.Order{Verb: probe.TCP, Address: s.IP.String(), Port: 22})
+		tcp := b.order(probe.Order{Verb: probe.TCP, Address: s.IP.String(), Port: sshPort})
 		ids := []int{
 			b.marked(probe.Order{Verb: probe.UDP, Address: s.IP.String(), Port: anyPort}, same),
 			b.marked(probe.Order{Verb: probe.RawIP, Address: s.IP.String(), Number: protoICMP}, echo),
@@ -39,7 +44,7 @@ func (b *builder) frames(mac []byte, to netip.Addr) []int {
 			return ether(mac, b.MAC, etherIPv4, ipv4(b.IP, to, protoUDP, udp(b.IP, to, anyPort, anyPort, m)))
 		}),
 		b.marked(frame, func(m []byte) []byte {
-			return ether(mac, b.MAC, etherIPv4, ipv4(b.IP, to, protoTCP, syn(b.IP, to, anyPort, 22, m)))
+			return ether(mac, b.MAC, etherIPv4, ipv4(b.IP, to, protoTCP, syn(b.IP, to, anyPort, sshPort, m)))
 		}),
 		b.marked(frame, func(m []byte) []byte { return ether(mac, b.MAC, etherIPv4, ipv4(b.IP, to, protoICMP, echo(m))) }),
 	}
@@ -52,7 +57,7 @@ func (b *builder) sibling(s Sibling, name string, ids []int, tcp int) {
 				return verdict{got: "it arrived at its tap", hole: !b.GuestToGuest}
 			}
 		}
-		if how, got := b.reached(e, e.Results[tcp], netip.AddrPortFrom(s.IP, 22)); tcp != 0 && got {
+		if how, got := b.reached(e, e.Results[tcp], netip.AddrPortFrom(s.IP, sshPort)); tcp != 0 && got {
 			return verdict{got: "connected" + how, hole: !b.GuestToGuest}
 		}
 		if tcp != 0 {
@@ -90,7 +95,7 @@ func (b *builder) targets() []target {
 		list = append(list, target{t.name, netip.MustParseAddr(t.address)})
 	}
 	for _, n := range b.Neighbours {
-		if private(n) {
+		if b.private(n) {
 			list = append(list, target{"the host's neighbour", n})
 		}
 	}
@@ -98,19 +103,26 @@ func (b *builder) targets() []target {
 	return list[:min(len(list), maxTargets)]
 }
 
-// private says of an IPv4 address that it is none of the internet's: those of
-// the host's own network can be public, and are then of the internet.
-func private(a netip.Addr) bool {
-	return a.IsPrivate() || a.IsLinkLocalUnicast() || a.IsLoopback() || a.IsMulticast() || netip.MustParsePrefix("100.64.0.0/10").Contains(a)
+// private says of an address that it is none of the internet's: those of the
+// host's own networks can be.
+func (b *builder) private(a netip.Addr) bool {
+	return slices.ContainsFunc(b.NonPublic, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// allowed says that one of the ports that are tried is open by the VM's `allow`.
+func (b *builder) allowed(to netip.Addr) bool {
+	return slices.ContainsFunc(b.Allow, func(a Allowed) bool {
+		return a.Prefix.Contains(to) && slices.Contains([]uint16{0, anyPort, sshPort, httpsPort}, a.Port)
+	})
 }
 
 func (b *builder) ranges() {
 	for _, t := range b.targets() {
-		isOpen := b.Mode == ModeOpen || slices.ContainsFunc(b.Allow, func(p netip.Prefix) bool { return p.Contains(t.address) })
+		isOpen := b.Mode == ModeOpen || b.allowed(t.address)
 		b.network(fmt.Sprintf("%s (%s)", t.name, t.address), t.address, isOpen)
 	}
 	if len(b.Nameservers) > 0 {
-		isOpen := b.Mode == ModeOpen || b.Mode == ModePublic
+		isOpen := b.Mode == ModeOpen || b.Mode == ModePublic || b.allowed(b.Nameservers[0])
 		b.network(fmt.Sprintf("the internet (%s)", b.Nameservers[0]), b.Nameservers[0], isOpen)
 	}
 }
@@ -119,12 +131,12 @@ func (b *builder) ranges() {
 // those of the VMs has got out.
 func (b *builder) network(name string, to netip.Addr, isOpen bool) {
 	ids := append(b.frames(b.BridgeMAC, to), b.marked(probe.Order{Verb: probe.UDP, Address: to.String(), Port: anyPort}, same))
-	tcp := b.order(probe.Order{Verb: probe.TCP, Address: to.String(), Port: 443})
+	tcp := b.order(probe.Order{Verb: probe.TCP, Address: to.String(), Port: httpsPort})
 	b.add(attempt{category: catNetwork, name: name, expected: openIf(isOpen), packets: true, judge: func(e Evidence) verdict {
 		if by := where(e.Seen, ids, b.Tap, b.Bridge); by != "" {
 			return verdict{got: "it left by " + by, hole: !isOpen}
 		}
-		how, got := b.reached(e, e.Results[tcp], netip.AddrPortFrom(to, 443))
+		how, got := b.reached(e, e.Results[tcp], netip.AddrPortFrom(to, httpsPort))
 		if got {
 			return verdict{got: "connected" + how, hole: !isOpen}
 		}

@@ -33,54 +33,73 @@ func Look(dir *os.File, name string) (*File, error) {
 }
 
 // LookAbove is Look for the folder that contains dir.
-func LookAbove(dir *os.File, name string) (*File, error) {
+func LookAbove(dir *os.File, name string) (found *File, err error) {
+	err = inAbove(dir, func(above *os.File) error {
+		found, err = Look(above, name)
+		return err
+	})
+	return found, err
+}
+
+// RemoveAbove removes a file from the folder that contains dir, if it is there.
+func RemoveAbove(dir *os.File, name string) error {
+	if err := plain(name); err != nil {
+		return err
+	}
+	return inAbove(dir, func(above *os.File) error {
+		if err := remove(above, name); err != nil {
+			return fmt.Errorf("remove %s from above %s: %w", name, dir.Name(), err)
+		}
+		return nil
+	})
+}
+
+func inAbove(dir *os.File, do func(above *os.File) error) error {
 	fd, err := unix.Openat(int(dir.Fd()), "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("look above %s: %w", dir.Name(), err)
+		return fmt.Errorf("look above %s: %w", dir.Name(), err)
 	}
 	above := os.NewFile(uintptr(fd), dir.Name()+"/..")
 	defer above.Close()
-	return Look(above, name)
+	return do(above)
 }
 
 // maxLeft bounds how many names of a folder are read.
 const maxLeft = 1 << 20
 
-// Sweep removes the files of an open folder whose names begin with prefix, and
-// lists them. A name is that of the folder's own entry: no link is followed.
-func Sweep(dir *os.File, prefix string) ([]string, error) {
+// Sweep removes the files of an open folder whose names begin with prefix. A
+// name is that of the folder's own entry: no link is followed.
+func Sweep(dir *os.File, prefix string) error {
 	if err := plain(prefix); err != nil {
-		return nil, err
+		return err
 	}
 	fd, err := unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", dir.Name(), err)
+		return fmt.Errorf("list %s: %w", dir.Name(), err)
 	}
 	list := os.NewFile(uintptr(fd), dir.Name())
 	defer list.Close()
-	var swept []string
 	var failures []error
 	for read := 0; read < maxLeft; {
 		names, err := list.Readdirnames(1000)
 		read += len(names)
 		for _, name := range names {
-			if !strings.HasPrefix(name, prefix) {
-				continue
+			if strings.HasPrefix(name, prefix) {
+				failures = append(failures, remove(dir, name))
 			}
-			if err := remove(dir, name); err != nil {
-				failures = append(failures, fmt.Errorf("remove %s from %s: %w", name, dir.Name(), err))
-				continue
-			}
-			swept = append(swept, name)
+		}
+		if errors.Is(err, io.EOF) {
+			break
 		}
 		if err != nil {
-			if !errors.Is(err, io.EOF) {
-				failures = append(failures, fmt.Errorf("list %s: %w", dir.Name(), err))
-			}
+			failures = append(failures, err)
 			break
 		}
 	}
-	return swept, errors.Join(failures...)
+	if err := errors.Join(failures...); err != nil {
+		return fmt.Errorf("remove what verify made in %s: %w", dir.Name(), err)
+	}
+	return nil
 }
 
 // remove takes away a file or an empty folder.

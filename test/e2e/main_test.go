@@ -102,7 +102,7 @@ func outside() (code int, err error) {
 // buildPrograms builds from the tree, as `make build` does.
 func buildPrograms(base string) error {
 	bin := filepath.Join(base, "bin")
-	cmd := exec.Command("go", "build", "-ldflags", "-s -w -X main.version=e2e", "-o", bin+"/", "./cmd/bield", "./cmd/bieldd", "./cmd/bield-init")
+	cmd := exec.Command("go", "build", "-ldflags", "-s -w -X main.version=e2e", "-o", bin+"/", "./cmd/bield", "./cmd/bieldd", "./cmd/bield-init", "./cmd/bield-probe")
 	cmd.Dir = filepath.Join("..", "..")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -153,7 +153,7 @@ func buildPrograms(bin string, own map[string]func() int) error {
 	if os.Getenv("GOCOVERDIR") != "" {
 		args = append(args, "-cover", "-coverpkg=bield/...")
 	}
-	cmd := exec.Command("go", append(args, "bield/cmd/bieldd", "bield/cmd/bield-init")...)
+	cmd := exec.Command("go", append(args, "bield/cmd/bieldd", "bield/cmd/bield-init", "bield/cmd/bield-probe")...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build bieldd: %w: %s", err, out)
@@ -263,7 +263,7 @@ func Require(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, top := range []string{"cmd/bieldd", "cmd/bield-init", "internal"} {
+	for _, top := range []string{"cmd/bieldd", "cmd/bield-init", "cmd/bield-probe", "internal"} {
 		err := filepath.WalkDir(filepath.Join(root, top), func(path string, _ fs.DirEntry, err error) error {
 			if err == nil {
 				_, err = os.Stat(path)

@@ -62,6 +62,13 @@ func (c *Client) Access(ctx context.Context, name string) (api.AccessReply, erro
 	return reply, err
 }
 
+// Verify tries to break out of a VM that runs.
+func (c *Client) Verify(ctx context.Context, name string) (api.VerifyReply, error) {
+	var reply api.VerifyReply
+	err := c.call(ctx, http.MethodPost, expand(api.PathVerify, "name", name), nil, &reply)
+	return reply, err
+}
+
 // Images lists the image store.
 func (c *Client) Images(ctx context.Context) (api.ImagesReply, error) {
 	var reply api.ImagesReply

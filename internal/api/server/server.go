@@ -65,6 +65,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST "+api.PathApply, s.postApply)
 	mux.HandleFunc("POST "+api.PathWait, s.postWait)
 	mux.HandleFunc("POST "+api.PathAccess, s.postAccess)
+	mux.HandleFunc("POST "+api.PathVerify, s.postVerify)
 	mux.HandleFunc("GET "+api.PathLogs, s.getLogs)
 	mux.HandleFunc("GET "+api.PathEgressCheck, s.getEgressCheck)
 	mux.HandleFunc("GET "+api.PathEgressLog, s.getEgressLog)

@@ -1,0 +1,189 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"bield/internal/api"
+)
+
+// TestVerify breaks out of a real VM: with all walls up nothing comes through,
+// and each wall that is taken down is found.
+func TestVerify(t *testing.T) {
+	v := newVerified(t)
+	t.Run("no hole with the defaults", v.defaults)
+	for _, w := range walls() {
+		t.Run("without: "+w.name, func(t *testing.T) { v.without(t, w) })
+	}
+	t.Run("no hole after all", v.defaults)
+	t.Run("nothing is left in shares", v.swept)
+	t.Run("what the last run left is gone", v.leftovers)
+}
+
+// verified is a host with a VM to verify and its sibling.
+type verified struct {
+	h                    *host
+	workspace, reference string
+	listener             net.Listener
+}
+
+func newVerified(t *testing.T) *verified {
+	h := newHost(t)
+	v := &verified{h: h, workspace: h.folder(t, "work/first", guestUID, guestGID), reference: h.folder(t, "work/reference", guestUID, guestGID)}
+	second := h.folder(t, "second", guestUID, guestGID)
+	h.configure(t, fmt.Sprintf(`  first:
+    ip: 192.168.83.2
+    mem: 512
+    workspace: %s
+    shares: [{source: %s, mountPoint: /mnt/reference, readOnly: true}]
+  second: {ip: 192.168.83.3, mem: 512, workspace: %s}
+`, v.workspace, v.reference, second))
+	listener, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	v.listener = listener
+	h.bield(t, "up")
+	return v
+}
+
+// verify runs the verb and returns its table and exit code.
+func (v *verified) verify(t *testing.T, name string) ([]api.Attempt, int) {
+	t.Helper()
+	out, err := v.h.command("verify", name, "--json").Output()
+	code := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	}
+	var reply api.VerifyReply
+	if json.Unmarshal(out, &reply) != nil {
+		t.Fatalf("bield verify %s: %v: %s %s", name, err, out, exitText(exit))
+	}
+	return reply.Attempts, code
+}
+
+func exitText(exit *exec.ExitError) string {
+	if exit == nil {
+		return ""
+	}
+	return string(exit.Stderr)
+}
+
+func table(rows []api.Attempt) string {
+	var b strings.Builder
+	for _, r := range rows {
+		fmt.Fprintf(&b, "hole=%-5v unchecked=%-5v %-10s %s | %s | %s\n", r.Hole, r.Unchecked, r.Category, r.Attempt, r.Expected, r.Got)
+	}
+	return b.String()
+}
+
+func (v *verified) defaults(t *testing.T) {
+	rows, code := v.verify(t, "first")
+	t.Logf("\n%s", table(rows))
+	if code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if len(rows) < 50 {
+		t.Errorf("%d attempts only", len(rows))
+	}
+	for _, r := range rows {
+		if r.Hole || r.Unchecked && r.Category != "machine" {
+			t.Errorf("%s: %s: expected %s, got %s", r.Category, r.Attempt, r.Expected, r.Got)
+		}
+	}
+}
+
+// wall is one protection: how to take it down, and which attempts come through then.
+type wall struct {
+	name string
+	down [][]string
+	// holes are parts of the attempts' names, each of which must be found.
+	holes []string
+}
+
+func walls() []wall {
+	nft := func(args ...string) []string { return append([]string{"nft"}, args...) }
+	return []wall{
+		{"the host's input", [][]string{nft("flush", "chain", "inet", "bield", "from_guests_to_host")},
+			[]string{"a TCP port that was just opened", "a UDP port that was just opened", "a raw socket of IP protocol 253", "on which it listens"}},
+		{"egress", [][]string{nft("insert", "rule", "inet", "bield", "egress", "accept")},
+			[]string{"cloud metadata", "private 10.0.0.0/8", "private 172.16.0.0/12", "carrier-grade NAT", "the host's neighbour", "past bield's resolver"}},
+		{"the hairpin's rule", [][]string{nft("insert", "rule", "inet", "bield", "forward", "accept")},
+			[]string{"by way of the host to second"}},
+		{"anti-spoofing", [][]string{nft("flush", "chain", "bridge", "bield", "prerouting")},
+			[]string{"a frame with another MAC", "a packet with a sibling's address", "a packet with the gateway's address", "ARP: the gateway is here", "VLAN 1", "IPv6: a router is here", "DHCP: an offer"}},
+		{"link-local frames", [][]string{nft("flush", "chain", "bridge", "bield", "input"), nft("flush", "chain", "inet", "bield", "prerouting")},
+			[]string{"past the bridge"}},
+		{"isolated ports", [][]string{nft("flush", "chain", "bridge", "bield", "forward"), {"isolate", "off"}},
+			[]string{"by frames to second"}},
+	}
+}
+
+func (v *verified) without(t *testing.T, w wall) {
+	for _, command := range w.down {
+		if command[0] == "isolate" {
+			for _, name := range []string{"first", "second"} {
+				run(t, "bridge", "link", "set", "dev", v.h.status(t, name).Tap, "isolated", command[1])
+			}
+			continue
+		}
+		run(t, command[0], command[1:]...)
+	}
+	rows, code := v.verify(t, "first")
+	if code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	for _, part := range w.holes {
+		if !holeIn(rows, part) {
+			t.Errorf("no hole found in %q:\n%s", part, table(rows))
+		}
+	}
+	v.h.bield(t, "up") // gives running VMs what they lost
+}
+
+func holeIn(rows []api.Attempt, part string) bool {
+	for _, r := range rows {
+		if r.Hole && strings.Contains(r.Attempt, part) {
+			return true
+		}
+	}
+	return false
+}
+
+func (v *verified) swept(t *testing.T) {
+	for _, dir := range []string{v.workspace, v.reference, filepath.Dir(v.workspace)} {
+		if left, _ := filepath.Glob(filepath.Join(dir, ".bield-verify*")); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	}
+}
+
+// leftovers compares two runs of a VM: a file that is brought over is found.
+func (v *verified) leftovers(t *testing.T) {
+	v.h.bield(t, "restart", "first")
+	rows, _ := v.verify(t, "first")
+	found := false
+	for _, r := range rows {
+		if r.Category == "leftovers" {
+			found = true
+			if r.Got != "nothing" {
+				t.Errorf("%s: %s", r.Attempt, r.Got)
+			}
+		}
+	}
+	if !found {
+		t.Error("leftovers were not looked for")
+	}
+	v.h.in(t, "first", "echo another-run | sudo tee /var/.bield-verify-left-0123 > /dev/null")
+	if rows, code := v.verify(t, "first"); code != 1 || !holeIn(rows, "left in /var") {
+		t.Errorf("exit code %d:\n%s", code, table(rows))
+	}
+}
