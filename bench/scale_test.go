@@ -18,10 +18,14 @@ import (
 
 	"bield/internal/api"
 	"bield/internal/network"
+	"bield/internal/process"
 	"bield/test/host"
 )
 
-func TestMain(m *testing.M) { host.Main(m, nil) }
+func TestMain(m *testing.M) {
+	process.MaybeLaunch()
+	host.Main(m, nil)
+}
 
 // declaration is a file with so many VMs: in a /16 where they are many. In the
 // usual subnet the fakes answer for the guests.
