@@ -13,6 +13,7 @@ import (
 
 	"bield/internal/api"
 	"bield/internal/api/client"
+	"bield/internal/cgroup"
 	"bield/internal/config"
 	"bield/internal/hypervisor/installed"
 	"bield/internal/preflight"
@@ -113,6 +114,7 @@ func (a *app) preflightHost(ctx context.Context) (preflight.Host, error) {
 			choice, err := vmms.Choose(ctx, asked)
 			return choice.Why, err
 		},
+		Cgroups: findCgroups,
 		Programs: func(ctx context.Context) ([]preflight.Program, error) {
 			return programs(ctx, setup.Host{CacheDir: cache.Dir})
 		},
@@ -220,4 +222,14 @@ func ownPrograms() []preflight.Program {
 		guest.Path = beside
 	}
 	return []preflight.Program{daemon, guest}
+}
+
+// findCgroups is what a daemon finds that is started from here.
+func findCgroups() preflight.Cgroups {
+	found, lacks, err := cgroup.Host{}.Describe()
+	c := preflight.Cgroups{Found: found, Err: err}
+	for _, controller := range lacks {
+		c.Lacks = append(c.Lacks, string(controller))
+	}
+	return c
 }

@@ -78,6 +78,35 @@ func (h Host) find() (map[Controller]place, error) {
 	return places, nil
 }
 
+// Describe says which controllers there are and where, as "version 2: memory, pids,
+// cpu below /sys/fs/cgroup", and which of ours are lacking. The error wraps ErrNone.
+func (h Host) Describe() (found string, lacks []Controller, err error) {
+	places, err := h.find()
+	if err != nil {
+		return "", nil, err
+	}
+	by := byPlace(places)
+	at := slices.SortedFunc(maps.Keys(by), func(a, b place) int { return strings.Compare(a.parent, b.parent) })
+	var parts []string
+	for _, p := range at {
+		parts = append(parts, fmt.Sprintf("version %d: %s below %s", p.version, join(by[p]), p.parent))
+	}
+	for _, c := range controllers() {
+		if _, has := places[c]; !has {
+			lacks = append(lacks, c)
+		}
+	}
+	return strings.Join(parts, "; "), lacks, nil
+}
+
+func join(list []Controller) string {
+	var names []string
+	for _, c := range list {
+		names = append(names, string(c))
+	}
+	return strings.Join(names, ", ")
+}
+
 func cmpErr(why []error) error {
 	if len(why) == 0 {
 		return errors.New("no hierarchy with memory, pids or cpu is mounted below /sys/fs/cgroup")

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"bield/internal/process"
 )
 
 // The oldest kernel that will do: PIDFD_NONBLOCK came with 5.10.
@@ -57,8 +59,6 @@ type calls struct {
 	pidfd, memfd error
 	// notify says that seccomp can hand system calls to another process.
 	notify error
-	// landlock is the version of its interface, 0 for none.
-	landlock int
 }
 
 func (h Host) systemCalls() Result {
@@ -79,12 +79,6 @@ func tryCalls(actions string) calls {
 	if c.notify = err; err == nil && !strings.Contains(string(text), "user_notif") {
 		c.notify = errors.New("not among the kernel's seccomp actions")
 	}
-	// landlock_create_ruleset(2): with LANDLOCK_CREATE_RULESET_VERSION it makes
-	// nothing and returns the version.
-	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if errno == 0 {
-		c.landlock = int(version)
-	}
 	return c
 }
 
@@ -99,33 +93,67 @@ func judgeCalls(c calls) Result {
 			lacks = append(lacks, fmt.Sprintf("%s: %v", need.name, need.err))
 		}
 	}
-	landlock := "no Landlock, which bield does not use yet"
-	if c.landlock > 0 {
-		landlock = fmt.Sprintf("Landlock %d", c.landlock)
-	}
 	switch {
 	case lacks != nil:
 		return fail("the kernel refuses "+strings.Join(lacks, "; "), advice)
 	case c.notify != nil:
-		return warn(fmt.Sprintf("pidfd, memfd, %s; no seccomp user notification (%v): shares can't do without many open files", landlock, c.notify), advice)
+		return warn(fmt.Sprintf("pidfd, memfd; no seccomp user notification (%v): shares can't do without many open files", c.notify), advice)
 	}
-	return ok("pidfd, memfd, seccomp user notification, %s", landlock)
+	return ok("pidfd, memfd, seccomp user notification")
 }
 
-// cgroups only says which there are: bield does not use any yet.
-func (h Host) cgroups() Result {
-	has := func(name string) bool { _, err := os.Stat(h.path("sys/fs/cgroup/" + name)); return err == nil }
-	switch {
-	case has("cgroup.controllers"):
-		text, err := os.ReadFile(h.path("sys/fs/cgroup/cgroup.controllers"))
-		if err != nil {
-			return warn(err.Error())
-		}
-		return ok("version 2 (%s)", strings.Join(strings.Fields(string(text)), ", "))
-	case has("unified/cgroup.controllers"):
-		return ok("version 1, with version 2 beside it")
-	case has("memory"), has("cpu"):
-		return ok("version 1")
+// landlockSince says what of Landlock came with which version (landlock(7)).
+func landlockSince() []struct {
+	version int
+	what    string
+} {
+	return []struct {
+		version int
+		what    string
+	}{{1, "files"}, {3, "truncation"}, {4, "TCP"}, {5, "devices' ioctls"}, {6, "signals and abstract sockets"}}
+}
+
+func (h Host) landlock() Result { return judgeLandlock(process.LandlockVersion()) }
+
+func judgeLandlock(version int) Result {
+	if version <= 0 {
+		return warn("the kernel has none, or it is turned off: a VMM that was broken out of reads what any user of this host may",
+			"use a kernel with CONFIG_SECURITY_LANDLOCK, and landlock in the list of the kernel parameter lsm= (cat /sys/kernel/security/lsm)",
+			"in a container, allow landlock_create_ruleset, landlock_add_rule and landlock_restrict_self")
 	}
-	return ok("none are mounted; bield does not use any yet")
+	var has, lacks []string
+	for _, part := range landlockSince() {
+		if version >= part.version {
+			has = append(has, part.what)
+		} else {
+			lacks = append(lacks, part.what)
+		}
+	}
+	if lacks == nil {
+		return ok("version %d: %s", version, strings.Join(has, ", "))
+	}
+	return ok("version %d: %s; newer kernels also bound %s", version, strings.Join(has, ", "), strings.Join(lacks, ", "))
+}
+
+// Cgroups is what there is of control groups to limit VMs by.
+type Cgroups struct {
+	// Found says which and where, Lacks what can't be limited.
+	Found string
+	Lacks []string
+	// Err is why there are none to use.
+	Err error
+}
+
+func (h Host) cgroups() Result {
+	c := h.Cgroups()
+	switch {
+	case c.Err != nil:
+		return warn(fmt.Sprintf("%v: VMs run without limits of memory, processes and processors beyond their own", c.Err),
+			"mount them: mount -t cgroup2 none /sys/fs/cgroup (systemd does)",
+			"in a container, let it write to its control groups: docker run --privileged --cgroupns=private, or a virtual machine")
+	case len(c.Lacks) > 0:
+		return warn(fmt.Sprintf("%s; no limits of %s", c.Found, strings.Join(c.Lacks, ", ")),
+			"turn on the controllers: see cgroup_disable= and cgroup_enable= on the kernel's command line (/proc/cmdline)")
+	}
+	return ok("%s", c.Found)
 }

@@ -87,8 +87,7 @@ func TestKernelFeatures(t *testing.T) {
 }
 
 func TestSystemCalls(t *testing.T) {
-	expect(t, judgeCalls(calls{landlock: 4}), OK, "Landlock 4")
-	expect(t, judgeCalls(calls{}), OK, "no Landlock")
+	expect(t, judgeCalls(calls{}), OK, "pidfd")
 	expect(t, judgeCalls(calls{pidfd: unix.ENOSYS}), Fail, "pidfd_open", "function not implemented")
 	expect(t, judgeCalls(calls{memfd: unix.EPERM}), Fail, "memfd_create")
 	expect(t, judgeCalls(calls{notify: errors.New("none")}), Warn, "seccomp user notification")
@@ -135,14 +134,25 @@ func TestTryUserNamespace(t *testing.T) {
 	}
 }
 
+func TestLandlock(t *testing.T) {
+	expect(t, judgeLandlock(0), Warn, "none", "lsm=")
+	expect(t, judgeLandlock(1), OK, "version 1: files; newer kernels also bound truncation, TCP")
+	expect(t, judgeLandlock(5), OK, "newer kernels also bound signals")
+	expect(t, judgeLandlock(7), OK, "version 7", "abstract sockets")
+}
+
 func TestCgroups(t *testing.T) {
-	for name, files := range map[string]map[string]string{
-		"version 2 (cpu, memory)":                  {"sys/fs/cgroup/cgroup.controllers": "cpu memory\n"},
-		"version 1, with version 2 beside it":      {"sys/fs/cgroup/unified/cgroup.controllers": "", "sys/fs/cgroup/memory/": ""},
-		"version 1":                                {"sys/fs/cgroup/memory/": ""},
-		"none are mounted; bield does not use any": nil,
+	for _, c := range []struct {
+		has  Cgroups
+		want State
+		word string
+	}{
+		{Cgroups{Found: "version 2 below /sys/fs/cgroup: memory, pids, cpu"}, OK, "version 2"},
+		{Cgroups{Found: "version 1: pids", Lacks: []string{"memory", "cpu"}}, Warn, "no limits of memory, cpu"},
+		{Cgroups{Err: errors.New("read-only")}, Warn, "read-only: VMs run without limits"},
 	} {
-		expect(t, fakeHost(t, files).cgroups(), OK, name)
+		h := Host{Cgroups: func() Cgroups { return c.has }}
+		expect(t, h.cgroups(), c.want, c.word)
 	}
 }
 

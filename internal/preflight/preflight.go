@@ -48,6 +48,8 @@ type Host struct {
 	// Hypervisor says what a VM runs on that asks for a program, or for auto,
 	// and why; the error says what to install.
 	Hypervisor func(context.Context, spec.HypervisorKind) (why string, err error)
+	// Cgroups says what there is to limit VMs by.
+	Cgroups func() Cgroups
 	// Programs are those that bield starts.
 	Programs func(context.Context) ([]Program, error)
 	// Daemon asks whether there is one.
@@ -91,6 +93,7 @@ func (h Host) Checks() []Check {
 		still("kernel-features", h.kernelFeatures),
 		still("system-calls", h.systemCalls),
 		still("user-namespaces", h.userNamespaces),
+		still("landlock", h.landlock),
 		still("cgroups", h.cgroups),
 		still("kvm", h.kvm),
 		one("hypervisor", h.hypervisor),

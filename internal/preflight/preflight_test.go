@@ -119,6 +119,7 @@ func TestChecksOfThisHost(t *testing.T) {
 	h.Programs = func(context.Context) ([]Program, error) {
 		return []Program{{Name: "x", Purpose: "y", Do: []string{"z"}}}, nil
 	}
+	h.Cgroups = func() Cgroups { return Cgroups{Found: "version 2"} }
 	h.Daemon = func(context.Context) Daemon { return Daemon{} }
 	seen := map[string]bool{}
 	err := Run(t.Context(), h.Checks(), func(r Result) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -178,6 +179,10 @@ func TestUninstall(t *testing.T) {
 	}
 }
 
+// tooNew is what systemd before 254 says of the one setting that it does not know
+// and that its unit can do without.
+var tooNew = regexp.MustCompile(`(?m)^.*/bieldd\.service:\d+: Unknown key (name )?'DelegateSubgroup' in section .*, ignoring\.\n`)
+
 // TestUnits has systemd read the units as they are installed.
 func TestUnits(t *testing.T) {
 	need(t, "systemd-analyze")
@@ -191,7 +196,8 @@ func TestUnits(t *testing.T) {
 		return string(out), err
 	}
 	for _, unit := range []string{"bieldd.service", "bield-vms.service", "bield@claude-home.service"} {
-		if out, err := verify(unit); err != nil || out != "" {
+		out, err := verify(unit)
+		if out = tooNew.ReplaceAllString(out, ""); err != nil || out != "" {
 			t.Errorf("%s: %v\n%s", unit, err, out)
 		}
 	}

@@ -40,6 +40,12 @@ func fake(name string) {
 		fmt.Println("qemu: could not load kernel '/nowhere': \x1b[1mFailed")
 		os.Exit(1)
 	}
+	if name == "looks" || name == "probes" {
+		probe(os.Args)
+	}
+	if name == "looks" {
+		return
+	}
 	go fakeMonitor(eventsFD, name)
 	fakeMonitor(qmpFD, name)
 }
