@@ -19,6 +19,7 @@
 //	job.go      one VM's steps, carried out in order
 //	host.go     steps of the host: bridge, forwarding, firewall
 //	parts.go    steps of a VM: image, keys, tap, shares
+//	group.go    the control group of a VM's processes
 //	boot.go     steps of a VM: VMM, ready
 //	run.go      what belongs to a running VM, and the cause of its end
 //	console.go  the serial line's log
