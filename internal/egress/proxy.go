@@ -362,6 +362,7 @@ func (p *proxy) named(rules *rules, g *guest, name string, dst netip.AddrPort, h
 func (p *proxy) connect(ctx context.Context, c *conn, name string) {
 	server, err := p.dial(ctx, c, name)
 	if err != nil {
+		p.log.Debug("an allowed connection failed", "vm", c.guest, "name", name, "error", err)
 		c.reset()
 		return
 	}
