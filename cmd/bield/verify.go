@@ -30,7 +30,9 @@ need are there for as long as it takes.`,
 		Example: `  bield verify claude-home
   bield verify claude-home --json | jq '.attempts[] | select(.hole)'`,
 		Args: usage(cobra.ExactArgs(1)),
-		RunE: func(c *cobra.Command, args []string) error { return runVerify(c.Context(), a, args[0], asJSON, holesAlone) },
+		RunE: func(c *cobra.Command, args []string) error {
+			return runVerify(c.Context(), a, args[0], asJSON, holesAlone)
+		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print a JSON object with all attempts")
 	c.Flags().BoolVarP(&holesAlone, "holes", "q", false, "print holes alone")

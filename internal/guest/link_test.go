@@ -45,7 +45,7 @@ func (p *fakePort) dial(t *testing.T) *guestlink.Session {
 func serveLink(t *testing.T, j *journal) (port *fakePort, asked chan string) {
 	t.Helper()
 	port, asked = newFakePort(), make(chan string, 10)
-	l := &link{open: port.open, close: func() {}, journal: j,
+	l := &link{open: port.open, close: func() {}, journal: j, start: startAwaited,
 		powerOff: func(why string) { asked <- "poweroff: " + why },
 		authorize: func(keys []string) error {
 			if len(keys) == 0 {

@@ -38,6 +38,9 @@ func (start starter) receive(st *guestlink.Stream) (*program, error) {
 	if order.Size <= 0 || order.Size > guestlink.MaxProgram {
 		return nil, fmt.Errorf("a program of %d bytes: the limit is %d", order.Size, guestlink.MaxProgram)
 	}
+	if err := st.Answer(nil, nil); err != nil {
+		return nil, err
+	}
 	file, err := keepInMemory(order.Name, io.LimitReader(st, int64(order.Size)), int64(order.Size))
 	if err != nil {
 		return nil, err

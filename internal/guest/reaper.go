@@ -115,7 +115,6 @@ type child struct {
 	exited <-chan unix.WaitStatus
 }
 
-
 // exitText says how a process ended.
 func exitText(s unix.WaitStatus) string {
 	if s.Signaled() {

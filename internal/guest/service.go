@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -104,7 +105,8 @@ func startAwaited(path string, argv []string, attr *os.ProcAttr) (*child, error)
 		state, err := p.Wait()
 		var status unix.WaitStatus
 		if err == nil {
-			status, _ = state.Sys().(unix.WaitStatus)
+			known, _ := state.Sys().(syscall.WaitStatus)
+			status = unix.WaitStatus(known)
 		}
 		exited <- status
 	}()

@@ -129,3 +129,27 @@ func TestBucketRefills(t *testing.T) {
 		t.Fatal("not refilled")
 	}
 }
+
+// FuzzReadOutput checks that no more is taken of a program's output than it may
+// have, whatever comes.
+func FuzzReadOutput(f *testing.F) {
+	f.Add([]byte("o\x00\x00\x00\x03abce\x00\x00\x00\x01!x\x00\x00\x00\x0a{\"code\":1}"), 4)
+	f.Add([]byte("x\x00\x00\x00\x1b{\"signal\":\"SIG\\u001bKILL\"}"), 0)
+	f.Add([]byte("o\xff\xff\xff\xff"), 10)
+	f.Fuzz(func(t *testing.T, in []byte, limit int) {
+		limit = min(max(limit, 0), 1<<16)
+		st := &Stream{r: bufio.NewReaderSize(bytes.NewReader(in), 16)}
+		taken := 0
+		exit, err := st.readOutput(limit, func(b []byte) error {
+			taken += len(b)
+			return nil
+		})
+		if taken > limit {
+			t.Fatalf("took %d bytes with limit %d", taken, limit)
+		}
+		if err == nil {
+			checkClean(t, exit.Signal)
+			checkClean(t, exit.Errors)
+		}
+	})
+}

@@ -9,9 +9,9 @@ import (
 	"io"
 )
 
-// KindRun brings a program and executes it as root; the body is Run. The
-// program's bytes follow the header and the guest answers once it runs. From
-// then on both sides send chunks: the host ChunkInput and one ChunkInputEnd, the
+// KindRun brings a program and executes it as root; the body is Run. The guest
+// answers that it will take it, the program's bytes follow, and the guest answers
+// once more when it runs. From then on both sides send chunks: the host ChunkInput and one ChunkInputEnd, the
 // guest ChunkOutput, ChunkErrors and, last, one ChunkExit. Whoever ends the
 // stream before ends the program, and all that it started.
 const KindRun = "run"
@@ -99,8 +99,11 @@ func (s *Session) Run(ctx context.Context, p Program, take func([]byte) error) (
 	}
 	defer st.Close()
 	defer st.bind(ctx)()
+	if err := st.ReadAnswer(ctx, nil); err != nil {
+		return Exit{}, err
+	}
 	if _, err := st.Write(p.Image); err != nil {
-		return Exit{}, fmt.Errorf("send %s: %w", p.Name, st.refusal(ctx, err))
+		return Exit{}, fmt.Errorf("send %s: %w", p.Name, ctxError(ctx, err))
 	}
 	if err := st.ReadAnswer(ctx, nil); err != nil {
 		return Exit{}, err
@@ -111,15 +114,6 @@ func (s *Session) Run(ctx context.Context, p Program, take func([]byte) error) (
 		return Exit{}, fmt.Errorf("run %s: %w", p.Name, s.endError(ctx, err))
 	}
 	return exit, nil
-}
-
-// refusal is what the guest said when it did not take what was sent, or err.
-func (st *Stream) refusal(ctx context.Context, err error) error {
-	var refused *GuestError
-	if answered := st.ReadAnswer(ctx, nil); errors.As(answered, &refused) {
-		return refused
-	}
-	return ctxError(ctx, err)
 }
 
 func (st *Stream) writeInput(from io.Reader) error {

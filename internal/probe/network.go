@@ -133,7 +133,11 @@ func connectVsock(port uint32) error {
 	// The socket option of vm_sockets.h that bounds connect(2).
 	wait := unix.NsecToTimeval(int64(time.Second))
 	_ = unix.SetsockoptTimeval(fd, unix.AF_VSOCK, soVMSocketsConnectTimeout, &wait)
-	return unix.Connect(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_HOST, Port: port})
+	err = unix.Connect(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_HOST, Port: port})
+	if errors.Is(err, unix.EINTR) { // by the runtime's own signals: once more, on a new socket
+		return connectVsock(port)
+	}
+	return err
 }
 
 // soVMSocketsConnectTimeout is SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD

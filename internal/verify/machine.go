@@ -82,10 +82,10 @@ func (b *builder) vsock() {
 	id := b.order(probe.Order{Verb: probe.Vsock, Number: maxVsockPort})
 	b.add(attempt{category: catMachine, name: fmt.Sprintf("vsock to the host, ports 1 to %d", maxVsockPort), expected: closed, judge: func(e Evidence) verdict {
 		r := e.Results[id]
-		switch {
-		case r.Outcome == "":
+		switch r.Outcome {
+		case "":
 			return verdict{got: "not tried", unchecked: true}
-		case r.Outcome == probe.OK:
+		case probe.OK:
 			return verdict{got: "open: " + strings.TrimSpace(string(r.Data)), hole: true}
 		}
 		return verdict{got: says(r)}

@@ -281,6 +281,8 @@ func (v *guest) answer(st *guestlink.Stream) {
 		_ = st.Answer(err, nil)
 	case guestlink.KindClock:
 		_ = st.Answer(nil, nil)
+	case guestlink.KindRun:
+		v.runProbe(st)
 	default:
 		_ = st.Answer(fmt.Errorf("no %q here", st.Kind()), nil)
 	}

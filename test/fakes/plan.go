@@ -50,6 +50,9 @@ type Guest struct {
 	HalfAnswers bool `json:"halfAnswers"`
 	// SSH is what is wrong with the guest's sshd.
 	SSH SSHFault `json:"ssh"`
+	// Verify is what the guest does with a program that the host brings to verify
+	// it.
+	Verify VerifyFault `json:"verify"`
 	// VMM is what is wrong with cloud-hypervisor itself.
 	VMM VMMFaults `json:"vmm"`
 }
@@ -63,6 +66,23 @@ const (
 	SSHOtherKey SSHFault = "otherKey" // another host key than the pinned one
 	SSHDenies   SSHFault = "denies"   // every key is refused
 	SSHNoShell  SSHFault = "noShell"  // every command fails
+)
+
+// VerifyFault is what a guest does that is to be verified; with the zero value
+// all that it tries is refused.
+type VerifyFault string
+
+// What it can do beside that.
+const (
+	VerifyConnects VerifyFault = "connects" // every connection is made
+	VerifyEndless  VerifyFault = "endless"  // its output has no end
+	VerifyGarbage  VerifyFault = "garbage"  // its output is none of ours
+	VerifyChunks   VerifyFault = "chunks"   // not even chunks come
+	VerifyNever    VerifyFault = "never"    // nothing comes
+	VerifyHalf     VerifyFault = "half"     // it ends before it has done all
+	VerifyMany     VerifyFault = "many"     // it says more than it was asked
+	VerifyRefuses  VerifyFault = "refuses"  // it does not run programs
+	VerifyEscapes  VerifyFault = "escapes"  // its results are escape sequences
 )
 
 // Share steers the virtiofsds of one tag.
