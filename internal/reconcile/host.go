@@ -27,7 +27,10 @@ func (e *Engine) hostUp(ctx context.Context, host spec.Host, show func(Progress)
 			return err
 		}
 	}
-	return e.hostSteps(ctx, plan.HostUp(have), host, show)
+	if err := e.hostSteps(ctx, plan.HostUp(have), host, show); err != nil || !have.CutOff {
+		return err
+	}
+	return e.showPassages(show)
 }
 
 // mayReplaceBridge refuses to take the bridge away from VMs that are on it.

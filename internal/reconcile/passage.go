@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"bield/internal/obstacles"
+	"bield/internal/plan"
 	"bield/internal/spec"
 )
 
@@ -63,6 +64,19 @@ func (e *Engine) openPassage(ctx context.Context, host spec.Host) error {
 		err = cutOff(found.Obstacles, guests)
 	}
 	return err
+}
+
+// showPassages says what stands open until the last VM goes. It needs e.hostMu.
+func (e *Engine) showPassages(show func(Progress)) error {
+	record, err := e.hostRecord()
+	if err != nil {
+		return err
+	}
+	for _, o := range record.Passages {
+		show(Progress{Step: string(plan.OpenPassage), State: "note",
+			Message: fmt.Sprintf("%s's rules would cut VMs off: they pass by %s while there are any", o.Kind, o)})
+	}
+	return nil
 }
 
 // cutOff names each firewall in the way, and how a person opens it.
