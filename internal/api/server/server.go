@@ -26,8 +26,11 @@ type Server struct {
 	http    *http.Server
 	touch   func()
 	// calls are those under way, and busy is their number.
-	calls sync.WaitGroup
-	busy  atomic.Int64
+	calls                      sync.WaitGroup
+	busy                       atomic.Int64
+	readTimeout, answerTimeout time.Duration
+	conns                      *gate
+	gates                      map[load]*gate
 	// ending is closed when the server is shut down.
 	ending chan struct{}
 }
@@ -38,7 +41,13 @@ func (s *Server) Busy() bool { return s.busy.Load() > 0 }
 // New returns a server of the engine's. touch is called for each request, so
 // that an idle daemon can be told from a used one.
 func New(engine *reconcile.Engine, version string, log *slog.Logger, touch func()) *Server {
-	s := &Server{engine: engine, version: version, log: log, touch: touch, ending: make(chan struct{})}
+	s := &Server{engine: engine, version: version, log: log, touch: touch, ending: make(chan struct{}), readTimeout: readTimeout, answerTimeout: answerTimeout}
+	s.conns = newGate("connections", connsEach, connsAll)
+	s.gates = map[load]*gate{
+		look:   newGate("calls", looksEach, looksAll),
+		work:   newGate("changes and checks", worksEach, worksAll),
+		follow: newGate("calls that wait or follow", followsEach, followsAll),
+	}
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		ConnContext:       withCaller,
@@ -51,43 +60,9 @@ func New(engine *reconcile.Engine, version string, log *slog.Logger, touch func(
 	return s
 }
 
-func (s *Server) routes() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+api.PathVersion, s.getVersion)
-	mux.HandleFunc("GET "+api.PathVMs, s.getVMs)
-	mux.HandleFunc("GET "+api.PathVM, s.getVM)
-	mux.HandleFunc("GET "+api.PathEvents, s.getEvents)
-	mux.Handle("GET "+api.PathMetrics, metricsHandler(s.engine.Metrics(), s.log))
-	mux.HandleFunc("POST "+api.PathUp, s.postUp)
-	mux.HandleFunc("POST "+api.PathStart, s.postStart)
-	mux.HandleFunc("POST "+api.PathDown, s.postDown)
-	mux.HandleFunc("POST "+api.PathPlan, s.postPlan)
-	mux.HandleFunc("POST "+api.PathApply, s.postApply)
-	mux.HandleFunc("POST "+api.PathWait, s.postWait)
-	mux.HandleFunc("POST "+api.PathAccess, s.postAccess)
-	mux.HandleFunc("POST "+api.PathVerify, s.postVerify)
-	mux.HandleFunc("GET "+api.PathLogs, s.getLogs)
-	mux.HandleFunc("GET "+api.PathEgressCheck, s.getEgressCheck)
-	mux.HandleFunc("GET "+api.PathEgressLog, s.getEgressLog)
-	mux.HandleFunc("GET "+api.PathImages, s.getImages)
-	mux.HandleFunc("POST "+api.PathImages, s.postImages)
-	mux.HandleFunc("DELETE "+api.PathImage, s.deleteImage)
-	mux.HandleFunc("POST "+api.PathImagesPrune, s.postImagesPrune)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.calls.Add(1)
-		s.busy.Add(1)
-		defer s.calls.Done()
-		defer s.busy.Add(-1)
-		s.touch()
-		defer s.touch()
-		r.Body = http.MaxBytesReader(w, r.Body, api.MaxRequestBytes)
-		mux.ServeHTTP(w, r)
-	})
-}
-
 // Serve answers on listener until Shutdown.
 func (s *Server) Serve(listener net.Listener) error {
-	if err := s.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := s.http.Serve(limitListener{listener, s.conns}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
@@ -158,7 +133,11 @@ func (s *Server) postAccess(w http.ResponseWriter, r *http.Request) {
 func (s *Server) accept(w http.ResponseWriter, r *http.Request, request any) (reconcile.Caller, bool) {
 	caller, err := callerOf(r.Context())
 	if err == nil {
-		err = decode(r.Body, request)
+		if err = decode(r.Body, request); err == nil {
+			readInFull(w)
+		} else {
+			turnAway(w)
+		}
 	}
 	if err != nil {
 		s.refuse(w, err)
@@ -201,6 +180,8 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 
 func statusOf(err error) int {
 	switch {
+	case errors.Is(err, errTooMany):
+		return http.StatusTooManyRequests
 	case errors.Is(err, errRequest):
 		return http.StatusBadRequest
 	case errors.Is(err, reconcile.ErrForbidden):
