@@ -42,6 +42,9 @@ func (e *Engine) startEgress(ctx context.Context, host spec.Host) error {
 	if err := firewall.Free(ctx, e.Run.Owner()); err != nil {
 		return err
 	}
+	if err := e.changeHost(func(r *HostRecord) { r.Egress = &EgressRecord{} }); err != nil {
+		return err
+	}
 	sockets, err := egress.Open(ctx, host.Gateway(), e.Run.EgressSocket(), spec.EgressLogGroup)
 	if err != nil {
 		return err

@@ -89,10 +89,24 @@ func recorded(h *host.Host, declared spec.Host, want []string) error {
 			ids[id.PID] = true
 		}
 	}
+	if len(want) > 0 {
+		host, readErr := hostRecord(h)
+		if err = errors.Join(err, readErr); host.Egress != nil && host.Egress.Process != nil {
+			ids[host.Egress.Process.PID] = true
+		} else {
+			err = errors.Join(err, errors.New("no egress process is in the record"))
+		}
+	}
 	records, readErr := os.ReadDir(h.Run.Records())
 	dirs, dirErr := os.ReadDir(filepath.Dir(h.Run.VM("x")))
 	return errors.Join(err, readErr, dirErr, processes(h, ids),
 		differ("records", names(records), want), differ("run directories", names(dirs), want))
+}
+
+// hostRecord is the note of what was changed on the machine.
+func hostRecord(h *host.Host) (reconcile.HostRecord, error) {
+	var r reconcile.HostRecord
+	return r, state.Read(h.Run.HostRecord(), &r)
 }
 
 func text(v any) string {
@@ -154,11 +168,19 @@ func linked(h *host.Host, declared spec.Host, want []string) error {
 func filtered(h *host.Host, declared spec.Host, want []string) error {
 	config := firewall.Config{
 		Owner: h.Owner(), Bridge: declared.Bridge, Gateway: declared.Gateway(), Subnet: declared.Subnet,
-		ExternalInterface: declared.ExternalInterface,
+		ExternalInterface: declared.ExternalInterface, Nameservers: declared.Nameservers,
+		TrustBridge: declared.TrustBridge, HostPorts: declared.HostPorts, GuestToGuest: declared.GuestToGuest,
+	}
+	if len(want) > 0 {
+		record, err := hostRecord(h)
+		if err != nil || record.Egress == nil {
+			return errors.Join(err, errors.New("no egress process is in the record"))
+		}
+		config.Ports = record.Egress.Ports
 	}
 	for _, name := range want {
 		vm, _ := declared.VM(name)
-		config.VMs = append(config.VMs, firewall.VM{Tap: vm.Tap(), MAC: vm.MAC, IP: vm.IP})
+		config.VMs = append(config.VMs, firewall.VM{Tap: vm.Tap(), MAC: vm.MAC, IP: vm.IP, Egress: vm.Egress})
 	}
 	rules, err := firewall.Observe(context.Background(), h.Owner())
 	if err == nil && !rules.Matches(config) {
