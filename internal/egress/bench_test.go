@@ -62,6 +62,10 @@ func BenchmarkDNS(b *testing.B) {
 	s := newStage(b)
 	newWorld(b, s)
 	s.set(b, allowlist(b, "*.wild.test"))
+	b.Run("udp", func(b *testing.B) { s.askAll(b) })
+}
+
+func (s *stage) askAll(b *testing.B) {
 	b.SetParallelism(4)
 	b.RunParallel(func(p *testing.PB) {
 		var c *dns.Conn

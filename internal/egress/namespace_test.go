@@ -64,7 +64,7 @@ func inNamespace(t testing.TB) bool {
 		t.Fatalf("in its namespace: %v\n%s", err, out)
 	}
 	if _, bench := t.(*testing.B); bench {
-		fmt.Print(string(out))
+		t.Logf("in its namespace:\n%s", out)
 	} else if !strings.Contains(string(out), "--- PASS: "+t.Name()) {
 		t.Fatalf("in its namespace the test did not run:\n%s", out)
 	}

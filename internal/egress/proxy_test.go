@@ -125,6 +125,7 @@ func TestUpgrade(t *testing.T) {
 		in := bufio.NewReader(c)
 		answer, err := http.ReadResponse(in, nil)
 		must(t, err)
+		defer answer.Body.Close()
 		if answer.StatusCode != want {
 			t.Errorf("upgrade to %s: %s", to, answer.Status)
 		}

@@ -144,7 +144,7 @@ func (r *resolver) serve(ctx context.Context, s Sockets) error {
 	err := <-errs
 	_ = s.DNS.Close()
 	_ = s.DNSTCP.Close()
-	<-errs
+	err = errors.Join(err, <-errs)
 	if ctx.Err() != nil {
 		return nil
 	}

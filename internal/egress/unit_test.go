@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -88,15 +89,15 @@ func TestRecords(t *testing.T) {
 	a, b := netip.MustParseAddr("1.1.1.1"), netip.MustParseAddr("2.2.2.2")
 	r.add("v", "a.test", []netip.Addr{a}, time.Minute)
 	r.add("v", "b.test", []netip.Addr{a, b}, 0)
-	any := func(string) bool { return true }
+	all := func(string) bool { return true }
 	if !r.has("v", "a.test", a) || r.has("v", "a.test", b) || r.has("w", "a.test", a) {
 		t.Error("records do not keep names and VMs apart")
 	}
 	now = now.Add(minTTL + ttlGrace + time.Second)
-	if _, ok := r.find("v", b, any); ok || r.has("v", "b.test", a) {
+	if _, ok := r.find("v", b, all); ok || r.has("v", "b.test", a) {
 		t.Error("an address counts beyond its time")
 	}
-	if name, ok := r.find("v", a, any); !ok || name != "a.test" {
+	if name, ok := r.find("v", a, all); !ok || name != "a.test" {
 		t.Errorf("found %q", name)
 	}
 	for n := range maxRecordedNames + 5 {
@@ -165,7 +166,7 @@ func TestForgedAnswers(t *testing.T) {
 		t.Errorf("the answer is not: %v", err)
 	}
 	m.Question[0].Name = strings.ToLower(m.Question[0].Name)
-	if ok, err := answers(q, m); !ok || err != errOtherCase {
+	if ok, err := answers(q, m); !ok || !errors.Is(err, errOtherCase) {
 		t.Errorf("another case: %v", err)
 	}
 }

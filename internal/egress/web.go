@@ -204,7 +204,7 @@ func plain(out http.ResponseWriter, status int) {
 }
 
 // unreachable answers where an allowed server did not.
-func (w *web) unreachable(out http.ResponseWriter, r *http.Request, err error) {
+func (w *web) unreachable(out http.ResponseWriter, _ *http.Request, err error) {
 	plain(out, http.StatusBadGateway)
 	_, _ = fmt.Fprintf(out, "bield: allowed, but the server was not reached: %s\n", forPrint(err.Error()))
 }

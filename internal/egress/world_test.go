@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -244,19 +245,18 @@ func (s *stage) resolved(t testing.TB, name, address string) {
 
 // get asks a web server by HTTP from the guest: the connection goes to `to`, the
 // request is for host. It gives status and text.
-func (s *stage) get(t testing.TB, to, host string, header ...string) (int, string) {
+func (s *stage) get(t testing.TB, to, host string) (int, string) {
 	t.Helper()
 	c, err := s.dial(t, to)
 	if err != nil {
 		return 0, err.Error()
 	}
-	return request(t, c, bufio.NewReader(c), host, header...)
+	return request(t, c, bufio.NewReader(c), host)
 }
 
-func request(t testing.TB, c net.Conn, in *bufio.Reader, host string, header ...string) (int, string) {
+func request(t testing.TB, c net.Conn, in *bufio.Reader, host string) (int, string) {
 	t.Helper()
-	lines := append([]string{"GET / HTTP/1.1", "Host: " + host}, header...)
-	if _, err := io.WriteString(c, strings.Join(lines, "\r\n")+"\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: "+host+"\r\n\r\n"); err != nil {
 		return 0, err.Error()
 	}
 	answer, err := http.ReadResponse(in, nil)
@@ -295,7 +295,7 @@ func (s *stage) denied(t testing.TB, words ...string) {
 		}
 		return io.EOF
 	})
-	if err != io.EOF {
+	if !errors.Is(err, io.EOF) {
 		t.Errorf("no denial mentions %q (%v); there are:\n%s", words, err, strings.Join(seen, "\n"))
 	}
 }
