@@ -165,8 +165,7 @@ func TestNothingStays(t *testing.T) {
 			_, _ = s.dial(t, siteIP+":22")
 		}
 	})
-	goleak.VerifyNone(t, goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"),
-		goleak.IgnoreTopFunction("testing.(*T).Run"), goleak.IgnoreAnyFunction("net/http.(*Server).Serve"))
+	goleak.VerifyNone(t)
 }
 
 // TestManyConnections: a VM has its bound, and gets its places back.
