@@ -169,7 +169,7 @@ func (g *Groups) Remove(ctx context.Context, group Group) error {
 			errs = append(errs, fmt.Errorf("remove control group %s: it is not this bield's", dir))
 			continue
 		}
-		if err := clear(ctx, dir); err != nil {
+		if err := empty(ctx, dir); err != nil {
 			errs = append(errs, fmt.Errorf("remove control group %s: %w", dir, err))
 		}
 		// As long as other VMs have groups there it stays.
@@ -182,8 +182,8 @@ func (g *Groups) Remove(ctx context.Context, group Group) error {
 // daemon's of which no record is left.
 func (g *Groups) Sweep(ctx context.Context, keep []Group) error {
 	places, err := g.Host.find()
-	if err != nil {
-		return nil // then there are none
+	if errors.Is(err, ErrNone) {
+		return nil
 	}
 	kept := slices.Concat(keep...)
 	var stale Group
@@ -203,15 +203,15 @@ func (g *Groups) Sweep(ctx context.Context, keep []Group) error {
 }
 
 const (
-	clearTimeout = 10 * time.Second
-	clearPause   = 2 * time.Millisecond
+	removeTimeout = 10 * time.Second
+	removePause   = 2 * time.Millisecond
 )
 
-// clear ends all in a group and removes it. Version 1 tells nobody of the end of a
+// empty ends all in a group and removes it. Version 1 tells nobody of the end of a
 // group's last process, and a dying one holds its group for a moment in either:
 // trying is all there is.
-func clear(ctx context.Context, dir string) error {
-	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
+func empty(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()
 	// Nothing in it can fork any more.
 	_ = write(filepath.Join(dir, "pids.max"), "0")
@@ -227,7 +227,7 @@ func clear(ctx context.Context, dir string) error {
 			return err
 		}
 		select {
-		case <-time.After(clearPause):
+		case <-time.After(removePause):
 		case <-ctx.Done():
 			return fmt.Errorf("%w: processes %v are still there", err, members(dir))
 		}

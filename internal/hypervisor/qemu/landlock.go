@@ -41,8 +41,9 @@ func programFiles(program string) []string {
 
 // resolved is the path without symbolic links, or the path.
 func resolved(path string) string {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		return real
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return path
 	}
-	return path
+	return target
 }
