@@ -1,6 +1,8 @@
 package config
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"bield/internal/spec"
 )
 
 // TestHostileFiles: whatever is written, the answer comes soon and is short.
@@ -83,7 +87,27 @@ func TestProblemsAreCounted(t *testing.T) {
 	}
 }
 
-// FuzzParse wants an answer for any bytes: a host that passes or a *FileError
+// travels holds a host that was accepted to what bieldd asks of it: it passes
+// spec.Check, also after its way as JSON, which changes nothing.
+func travels(t *testing.T, host spec.Host) {
+	t.Helper()
+	if problems := spec.Check(host); len(problems) > 0 {
+		t.Errorf("accepted, and bieldd refuses it: %+v", problems)
+	}
+	text, err := json.Marshal(host)
+	var again spec.Host
+	if err == nil {
+		err = json.Unmarshal(text, &again)
+	}
+	if err != nil {
+		t.Fatalf("as JSON: %v", err)
+	}
+	if twice, err := json.Marshal(again); err != nil || !bytes.Equal(text, twice) || len(spec.Check(again)) > 0 {
+		t.Errorf("changed on its way: %v\n%s\n%s", err, text, twice)
+	}
+}
+
+// FuzzParse wants an answer for any bytes: a host that bieldd takes or a *FileError
 // whose positions lie in the file.
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.yaml")
@@ -109,6 +133,7 @@ func FuzzParse(f *testing.F) {
 			if host.Bridge == "" || !host.Subnet.IsValid() {
 				t.Errorf("accepted, but not filled in: %+v", host)
 			}
+			travels(t, host)
 			return
 		}
 		list, ok := errors.AsType[*FileError](err)
