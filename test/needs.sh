@@ -1,7 +1,7 @@
 #!/bin/sh
 # What only the tests need of this machine: systemd-analyze to read the units,
-# groff to read the manual, iptables to write other firewalls' rules with, and QEMU for arm64, for its machines and for its
-# programs: a host of that kind has the one and needs not the other.
+# groff to read the manual, iptables to write other firewalls' rules with, and
+# QEMU for arm64, for its machines and for its programs: a host of that kind has the one and needs not the other.
 set -eu
 packages=
 command -v systemd-analyze > /dev/null || packages="$packages systemd"

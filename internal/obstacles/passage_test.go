@@ -1,6 +1,7 @@
 package obstacles
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -171,7 +172,7 @@ func ask(from *netns.NsHandle, t *testing.T, network, to string, wait time.Durat
 		}
 		buf := make([]byte, 10)
 		n, err := conn.Read(buf)
-		got = n > 0 && (err == nil || err == io.EOF)
+		got = n > 0 && (err == nil || errors.Is(err, io.EOF))
 	}
 	if from == nil {
 		try()

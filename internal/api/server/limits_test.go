@@ -53,7 +53,9 @@ func newServer(t *testing.T, change func(*Server)) (*Server, string) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_ = s.Shutdown(ctx)
-		<-served
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
 	})
 	return s, socket
 }
@@ -140,6 +142,7 @@ func ended(t *testing.T, conn net.Conn) int {
 	if err != nil {
 		t.Fatalf("no answer: %v", err)
 	}
+	defer response.Body.Close()
 	_, _ = io.Copy(io.Discard, response.Body)
 	if _, err := reader.ReadByte(); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the connection goes on: %v", err)
@@ -199,7 +202,10 @@ func TestSlowReader(t *testing.T) {
 	})
 	dial(t, socket, "GET /v1/version HTTP/1.1\r\nHost: x\r\n\r\n")
 	select {
-	case <-over:
+	case err := <-over:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("ended by %v", err)
+		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("the handler waits for the client")
 	}
