@@ -22,10 +22,21 @@ import (
 // Groups are the groups of one bield. Its methods may be called at once.
 type Groups struct {
 	Host Host
-	// Owner is the mark of the run directory.
+	// Owner is the mark of one bield: see Owner.
 	Owner string
 
 	mu sync.Mutex // one group is made or removed at a time: they share the one above
+}
+
+// Owner marks the groups of the bield with that mark of its run directory in the
+// calling thread's network namespace: containers may see one tree of groups and
+// have run directories of the same name.
+func Owner(run string) string {
+	ns, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		return run
+	}
+	return run + " in " + ns
 }
 
 func (g *Groups) base() string {

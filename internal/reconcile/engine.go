@@ -158,7 +158,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		Options: o, images: image.Store{Dir: o.Cache.Images(), Hook: o.Hook}, groups: &cgroup.Groups{Owner: o.Run.Owner()}, applied: applied, fates: fates, events: events,
+		Options: o, images: image.Store{Dir: o.Cache.Images(), Hook: o.Hook}, groups: &cgroup.Groups{Owner: cgroup.Owner(o.Run.Owner())}, applied: applied, fates: fates, events: events,
 		vms: map[string]*machine{}, claims: map[string]int{}, applying: map[string]chan struct{}{}, starts: make(chan struct{}, max(1, o.Cores)), closing: make(chan struct{}),
 		changed: make(chan struct{}),
 	}

@@ -68,7 +68,7 @@ func (h *Host) Mounts() []string {
 // Groups names the control groups that the machine's bield has. It is for the
 // machine's own thread.
 func (h *Host) Groups() []string {
-	groups := cgroup.Groups{Owner: h.Owner()}
+	groups := cgroup.Groups{Owner: cgroup.Owner(h.Owner())}
 	group, err := groups.Of("any")
 	if err != nil {
 		return nil // the machine has none to use
