@@ -93,7 +93,12 @@ func IsolateTap(ctx context.Context, t Tap) error {
 	case link == nil || !t.owns(link):
 		return fmt.Errorf("isolate tap %s: %w", t.Name, ErrNoTap)
 	}
-	return t.isolate(link)
+	if err := t.isolate(link); errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("%w: %w", ErrNoTap, err)
+	} else if err != nil {
+		return err
+	}
+	return nil
 }
 
 // RemoveTap deletes the tap if it carries our mark. A missing tap, or one that

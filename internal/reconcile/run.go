@@ -124,12 +124,15 @@ func (r *run) awaitDeadShare() {
 }
 
 // deadShares says which virtiofsd has ended: it, and not the VMM that cannot
-// connect, is then what failed.
+// connect, is then what failed. One that ended well did so because its VMM had.
 func (r *run) deadShares() error {
 	var dead []error
 	for tag, p := range r.allShares() {
-		if over(p.Done()) {
-			dead = append(dead, fmt.Errorf("the virtiofsd of share %s ended (%s): %s", tag, p.Exit(),
+		if !over(p.Done()) {
+			continue
+		}
+		if exit := p.Exit(); exit != (process.Exit{Known: true}) {
+			dead = append(dead, fmt.Errorf("the virtiofsd of share %s ended (%s): %s", tag, exit,
 				strings.Join(process.TailLog(r.logs[tag], logTail), " / ")))
 		}
 	}
