@@ -207,8 +207,8 @@ func programs(ctx context.Context, host setup.Host) ([]preflight.Program, error)
 // ownPrograms are looked for as they are started: bieldd by bield, bield-init
 // beside bieldd.
 func ownPrograms() []preflight.Program {
-	daemon := preflight.Program{Name: "bieldd", Purpose: "is the host daemon", Do: []string{"put it beside bield: `make build` leaves all three programs in bin/"}}
-	guest := preflight.Program{Name: "bield-init", Purpose: "is the first program of every guest", Do: []string{"put it beside bieldd: `make build` leaves all three programs in bin/"}}
+	daemon := preflight.Program{Name: "bieldd", Purpose: "is the host daemon", Do: []string{"put it beside bield: `make build` leaves all programs in bin/"}}
+	guest := preflight.Program{Name: "bield-init", Purpose: "is the first program of every guest", Do: []string{"put it beside bieldd: `make build` leaves all programs in bin/"}}
 	path, err := daemonProgram()
 	if err != nil {
 		return []preflight.Program{daemon, guest}

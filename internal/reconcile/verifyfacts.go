@@ -57,7 +57,9 @@ func (v *verification) addSpec(f *verify.Facts) {
 		f.HostPorts = append(f.HostPorts, verify.Port{Proto: p.Protocol, Port: p.Port})
 	}
 	f.Nameservers = v.host.Nameservers
+	v.e.hostMu.Lock()
 	own := v.e.firewallConfig().Ports
+	v.e.hostMu.Unlock()
 	for _, p := range []verify.Port{{Proto: "udp", Port: own.DNS}, {Proto: "tcp", Port: own.DNSTCP}, {Proto: "tcp", Port: own.Proxy}} {
 		if p.Port != 0 {
 			f.OwnPorts = append(f.OwnPorts, p)

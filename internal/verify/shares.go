@@ -149,7 +149,7 @@ func (b *builder) setuid(s Share) {
 		if info.Mode&unix.S_ISUID == 0 {
 			got += ", not setuid"
 		}
-		return verdict{got: got, hole: info.UID != s.UID}
+		return verdict{got: got, hole: info.UID != s.UID || info.UID == 0}
 	}})
 }
 
