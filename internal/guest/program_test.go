@@ -15,7 +15,7 @@ import (
 )
 
 // runShell has a guest execute this machine's sh with a script as its input.
-func runShell(t *testing.T, ctx context.Context, script io.Reader, take func([]byte) error) (guestlink.Exit, error) {
+func runShell(ctx context.Context, t *testing.T, script io.Reader, take func([]byte) error) (guestlink.Exit, error) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		skip(t, "needs root, for a PID namespace")
@@ -32,7 +32,7 @@ func runShell(t *testing.T, ctx context.Context, script io.Reader, take func([]b
 func TestProgramRuns(t *testing.T) {
 	var out bytes.Buffer
 	script := "echo pid $$; echo oh no >&2; exit 7\n"
-	exit, err := runShell(t, testContext(t), strings.NewReader(script), func(b []byte) error { out.Write(b); return nil })
+	exit, err := runShell(testContext(t), t, strings.NewReader(script), func(b []byte) error { out.Write(b); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func TestProgramRuns(t *testing.T) {
 
 func TestProgramIsKilled(t *testing.T) {
 	var out bytes.Buffer
-	exit, err := runShell(t, testContext(t), strings.NewReader("sh -c 'kill -9 $$'; echo $?; exec cat /nosuch\n"), func(b []byte) error { out.Write(b); return nil })
+	exit, err := runShell(testContext(t), t, strings.NewReader("sh -c 'kill -9 $$'; echo $?; exec cat /nosuch\n"), func(b []byte) error { out.Write(b); return nil })
 	if err != nil || out.String() != "137\n" || exit.Code != 1 {
 		t.Errorf("%+v, %q, %v", exit, out.String(), err)
 	}
@@ -58,7 +58,7 @@ func TestProgramEndsWithItsStream(t *testing.T) {
 	script, w := io.Pipe()
 	defer w.Close()
 	go func() { _, _ = io.WriteString(w, "setsid sleep "+nap+" & sleep "+nap+" & echo started\n") }()
-	_, err := runShell(t, ctx, script, func([]byte) error {
+	_, err := runShell(ctx, t, script, func([]byte) error {
 		if n := running(nap); n == 0 {
 			t.Error("nothing was started")
 		}

@@ -13,7 +13,7 @@ import (
 
 // runIn runs a program of 100 kB in a guest that does as play says once it has
 // taken the program.
-func runIn(t *testing.T, ctx context.Context, input io.Reader, play func(st *Stream)) (Exit, string, error) {
+func runIn(ctx context.Context, t *testing.T, input io.Reader, play func(st *Stream)) (Exit, string, error) {
 	t.Helper()
 	host, guest := socketPair(t)
 	h, g := connect(t, host, guest)
@@ -49,7 +49,7 @@ func runIn(t *testing.T, ctx context.Context, input io.Reader, play func(st *Str
 
 func TestRunPassesInputAndOutput(t *testing.T) {
 	input := strings.Repeat("orders\n", 5000)
-	exit, out, err := runIn(t, testContext(t), strings.NewReader(input), func(st *Stream) {
+	exit, out, err := runIn(testContext(t), t, strings.NewReader(input), func(st *Stream) {
 		_ = st.Answer(nil, nil)
 		for {
 			kind, data, err := st.ReadChunk()
@@ -93,7 +93,7 @@ func TestRunHostile(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			_, _, err := runIn(t, testContext(t), strings.NewReader(""), func(st *Stream) {
+			_, _, err := runIn(testContext(t), t, strings.NewReader(""), func(st *Stream) {
 				_ = st.Answer(nil, nil)
 				c.play(st)
 			})
@@ -105,7 +105,7 @@ func TestRunHostile(t *testing.T) {
 }
 
 func TestRunRefused(t *testing.T) {
-	_, _, err := runIn(t, testContext(t), strings.NewReader(""), func(st *Stream) { _ = st.Answer(errors.New("no\x1b memory"), nil) })
+	_, _, err := runIn(testContext(t), t, strings.NewReader(""), func(st *Stream) { _ = st.Answer(errors.New("no\x1b memory"), nil) })
 	if _, ok := errors.AsType[*GuestError](err); !ok || err.Error() != "guest: run: no memory" {
 		t.Errorf("got %v", err)
 	}
@@ -116,7 +116,7 @@ func TestRunEndsWithContext(t *testing.T) {
 	defer cancel()
 	never, w := io.Pipe()
 	defer w.Close()
-	_, _, err := runIn(t, ctx, never, func(st *Stream) {
+	_, _, err := runIn(ctx, t, never, func(st *Stream) {
 		_ = st.Answer(nil, nil)
 		_, _, _ = st.ReadChunk() // ends with the stream
 	})

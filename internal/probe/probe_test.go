@@ -3,6 +3,7 @@ package probe
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -37,7 +38,7 @@ func try(t *testing.T, orders ...Order) map[int]Result {
 		}
 		results[r.ID] = r
 	}
-	if _, err := lines.Token(); err != io.EOF || len(results) != len(orders) {
+	if _, err := lines.Token(); !errors.Is(err, io.EOF) || len(results) != len(orders) {
 		t.Errorf("%d results of %d orders; %v", len(results), len(orders), err)
 	}
 	return results
