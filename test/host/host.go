@@ -173,7 +173,7 @@ func (h *Host) Reboot(keepRun bool) error {
 			return err
 		}
 	}
-	if err := h.ssh.Close(); err != nil {
+	if err := errors.Join(h.clearGroups(), h.ssh.Close()); err != nil {
 		return err
 	}
 	return h.enter()

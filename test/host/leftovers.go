@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -38,6 +39,10 @@ func (h *Host) End(t testing.TB) {
 		}
 	}
 	h.KillAll()
+	// What a test that failed leaves no daemon will ever remove.
+	if err := h.clearGroups(); err != nil {
+		t.Error(err)
+	}
 }
 
 // KillAll kills all that was started here and that still runs.
@@ -63,6 +68,12 @@ func (h *Host) Mounts() []string {
 		}
 	}
 	return all
+}
+
+// clearGroups removes the machine's control groups. It is for its own thread.
+func (h *Host) clearGroups() error {
+	groups := cgroup.Groups{Owner: h.Owner()}
+	return groups.Sweep(context.Background(), nil)
 }
 
 // Groups names the control groups that the machine's bield has. It is for the
