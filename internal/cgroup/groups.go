@@ -40,8 +40,10 @@ func Owner(run string) string {
 }
 
 func (g *Groups) base() string {
-	return fmt.Sprintf("bield-%x", sha256.Sum256([]byte(g.Owner)))[:len("bield-")+8]
+	return fmt.Sprintf(basePrefix+"%x", sha256.Sum256([]byte(g.Owner)))[:len(basePrefix)+8]
 }
+
+const basePrefix = "bield-"
 
 // vmPrefix keeps a VM's name from being that of a file of the kernel's.
 const vmPrefix = "vm-"
@@ -169,15 +171,19 @@ func makeDir(path string) error {
 	return err
 }
 
+// ErrForeign says that a group is not this bield's.
+var ErrForeign = errors.New("it is not this bield's")
+
 // Remove kills what is in a group, removes it, and the one above it once that is
-// empty. A group that is not there is no error.
+// empty. A group that is not there is
+// no error; one that is not this bield's is left alone, with an ErrForeign.
 func (g *Groups) Remove(ctx context.Context, group Group) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var errs []error
 	for _, dir := range group {
 		if filepath.Base(filepath.Dir(dir)) != g.base() || !strings.HasPrefix(filepath.Base(dir), vmPrefix) {
-			errs = append(errs, fmt.Errorf("remove control group %s: it is not this bield's", dir))
+			errs = append(errs, fmt.Errorf("remove control group %s: %w", dir, ErrForeign))
 			continue
 		}
 		if err := empty(ctx, dir); err != nil {

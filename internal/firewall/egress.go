@@ -123,10 +123,10 @@ func egressChains(c Config) []chain {
 	return chains
 }
 
-func each[T any](all []T, make func(T) rule) []rule {
+func each[T any](all []T, ruleFor func(T) rule) []rule {
 	var rules []rule
 	for _, one := range all {
-		rules = append(rules, make(one))
+		rules = append(rules, ruleFor(one))
 	}
 	return rules
 }

@@ -93,12 +93,11 @@ func IsolateTap(ctx context.Context, t Tap) error {
 	case link == nil || !t.owns(link):
 		return fmt.Errorf("isolate tap %s: %w", t.Name, ErrNoTap)
 	}
-	if err := t.isolate(link); errors.Is(err, unix.ENODEV) {
+	err = t.isolate(link)
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) { // it is just being removed, and no port of the bridge any more
 		return fmt.Errorf("%w: %w", ErrNoTap, err)
-	} else if err != nil {
-		return err
 	}
-	return nil
+	return err
 }
 
 // RemoveTap deletes the tap if it carries our mark. A missing tap, or one that

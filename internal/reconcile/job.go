@@ -2,11 +2,13 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"reflect"
 	"time"
 
+	"bield/internal/cgroup"
 	"bield/internal/hypervisor"
 	"bield/internal/image"
 	"bield/internal/plan"
@@ -203,7 +205,11 @@ func (j *job) drop(edit func(*Record)) error {
 // forget removes the VM's control group, with whatever may be left in it, its run
 // directory and its record, in that order.
 func (j *job) forget(ctx context.Context) error {
-	if err := j.e.groups.Remove(ctx, j.record().Group); err != nil {
+	err := j.e.groups.Remove(ctx, j.record().Group)
+	if errors.Is(err, cgroup.ErrForeign) {
+		// The record is from before the machine was started: it went with that.
+		j.e.Log.Warn("a control group of an earlier time is left alone", "vm", j.m.name, "error", err)
+	} else if err != nil {
 		return err
 	}
 	if err := removeAll(j.e.Run.VM(j.m.name)); err != nil {

@@ -118,7 +118,7 @@ func ParseTarget(text string) (Target, error) {
 		return t, fmt.Errorf("%.80q %s — %s", text, problem, write)
 	}
 	if t.Wildcard() && !strings.Contains(t.Name[2:], ".") {
-		return t, fmt.Errorf("%q is all of a top-level domain — write a name with a dot behind the *.", text)
+		return t, fmt.Errorf("%q is all of a top-level domain — write a name with two parts, as *.example.org", text)
 	}
 	return t, nil
 }
