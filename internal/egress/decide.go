@@ -90,6 +90,8 @@ func (g *guest) closed(name string, found []grant, a netip.Addr, port uint16, pu
 		return denied("VM %s may not reach %s: it has the address %s, which is private or special; ask the host's user to add `allow: [%s]`", g.Name, name, place, name)
 	case !public:
 		return denied("VM %s has egress mode %s, and %s is private or special; ask the host's user to add `allow: [%s]`", g.Name, g.mode, place, target(a, port))
+	case g.mode == spec.EgressNone:
+		return denied("VM %s has egress mode none: %s is closed; ask the host's user to add `allow: [%s]`", g.Name, place, target(a, port))
 	case name == "":
 		return denied("VM %s has egress mode %s, which opens names and not addresses: %s; use a name that is allowed, or ask the host's user to add `allow: [%s]`",
 			g.Name, g.mode, place, target(a, port))

@@ -26,9 +26,6 @@ type EgressRecord struct {
 // EgressVerb is the argument with which bieldd is the egress process.
 const EgressVerb = "egress"
 
-// maxEgressFiles is for connections of guests, which take a few descriptors each.
-const maxEgressFiles = 1 << 17
-
 // egressGrace is how long the egress process may take to end.
 const egressGrace = 2 * time.Second
 
@@ -56,7 +53,7 @@ func (e *Engine) startEgress(ctx context.Context, host spec.Host) error {
 	}
 	p, err := process.Start(ctx, process.Command{
 		Path: e.Self, Args: []string{EgressVerb}, UID: spec.EgressUID, GID: spec.EgressUID,
-		Files: sockets.Files, LogPath: e.Run.EgressLog(), MaxFiles: maxEgressFiles,
+		Files: sockets.Files, LogPath: e.Run.EgressLog(), MaxFiles: egress.MaxFiles,
 		Note: func(id process.ID) error {
 			return e.changeHost(func(r *HostRecord) { r.Egress = &EgressRecord{Process: &id, Ports: ports} })
 		},

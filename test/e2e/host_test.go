@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"bield/internal/reconcile"
 	"bield/internal/spec"
 )
 
@@ -240,4 +241,26 @@ func owner(t *testing.T, path string) (uid, gid uint32) {
 		t.Fatal("no stat")
 	}
 	return st.Uid, st.Gid
+}
+
+// direct runs a shell line in a guest by OpenSSH alone, as the host's root: no
+// daemon is asked for it, or started.
+func (h *host) direct(t *testing.T, vm, line string) string {
+	t.Helper()
+	var record reconcile.Record
+	data, err := os.ReadFile(filepath.Join(h.run, "records", vm+".json"))
+	if err == nil {
+		err = json.Unmarshal(data, &record)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("ssh", "-F", "none", "-i", filepath.Join(h.state, "_bield", "keys", "bieldd", "id_ed25519"),
+		"-o", "UserKnownHostsFile="+filepath.Join(h.run, "vms", vm, "known_hosts"), "-o", "HostKeyAlias="+vm,
+		record.VM.User.Name+"@"+record.VM.IP.String(), "--", line)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("ssh %s -- %s: %v: %s", vm, line, err, out)
+	}
+	return strings.TrimSpace(string(out))
 }

@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
+	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -22,6 +24,9 @@ const (
 	externalAddress = "203.0.113.2"
 	internetGateway = "203.0.113.1"
 	internetServer  = "11.22.33.7" // of no special purpose: guests reach it by default
+	lanServer       = "10.9.9.9"   // private
+	// Names that the server on port 53 of internetServer knows.
+	publicName, otherName, privateName = "web.example", "other.example", "lan.example"
 )
 
 // inside runs the tests as a machine of their own, with one link to the
@@ -114,8 +119,10 @@ func serveInternet() error {
 	if err != nil {
 		return err
 	}
-	if err := addAddress(lo, internetServer+"/32"); err != nil {
-		return err
+	for _, address := range []string{internetServer, lanServer} {
+		if err := addAddress(lo, address+"/32"); err != nil {
+			return err
+		}
 	}
 	peer, err := netlink.LinkByName("peer0")
 	if err != nil {
@@ -124,16 +131,37 @@ func serveInternet() error {
 	if err := addAddress(peer, internetGateway+"/24"); err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", internetServer+":80")
+	listener, err := net.Listen("tcp", ":80")
 	if err != nil {
 		return err
 	}
+	questions, err := net.ListenPacket("udp", internetServer+":53")
+	if err != nil {
+		return err
+	}
+	server := &dns.Server{PacketConn: questions, Handler: dns.HandlerFunc(answer)}
+	go func() { _ = server.ActivateAndServe() }()
 	go func() {
 		_ = http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintln(w, r.RemoteAddr)
 		}))
 	}()
 	return nil
+}
+
+// answer knows the addresses of three names.
+func answer(w dns.ResponseWriter, q *dns.Msg) {
+	reply := new(dns.Msg).SetReply(q)
+	name := strings.TrimSuffix(strings.ToLower(q.Question[0].Name), ".")
+	address := map[string]string{publicName: internetServer, otherName: internetServer, privateName: lanServer}[name]
+	switch {
+	case address == "":
+		reply.Rcode = dns.RcodeNameError
+	case q.Question[0].Qtype == dns.TypeA:
+		header := dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}
+		reply.Answer = []dns.RR{&dns.A{Hdr: header, A: net.ParseIP(address)}}
+	}
+	_ = w.WriteMsg(reply)
 }
 
 // settings is all of the machine that bield changes: compared before and after.
