@@ -256,7 +256,7 @@ func (h *host) direct(t *testing.T, vm, line string) string {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("ssh", "-F", "none", "-i", filepath.Join(h.state, "_bield", "keys", "bieldd", "id_ed25519"),
-		"-o", "UserKnownHostsFile="+filepath.Join(h.run, "vms", vm, "known_hosts"), "-o", "HostKeyAlias="+vm,
+		"-o", "UserKnownHostsFile="+filepath.Join(h.run, "vms", vm, "known_hosts"), "-o", "HostKeyAlias="+vm+".bield",
 		record.VM.User.Name+"@"+record.VM.IP.String(), "--", line)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
