@@ -137,9 +137,11 @@ func steer(c Config) []rule {
 		return nil
 	}
 	tcp := protocol(unix.IPPROTO_TCP)
-	rules := []rule{on(sourceInSet(setOpen), accept())}
-	if c.GuestToGuest {
-		rules = append(rules, on(destinationIn(c.Subnet), notTo(c.Gateway), accept()))
+	rules := []rule{
+		on(sourceInSet(setOpen), accept()),
+		// Other guests are no matter of names, also where br_netfilter shows
+		// bridged packets.
+		on(destinationIn(c.Subnet), notTo(c.Gateway), accept()),
 	}
 	rules = append(rules,
 		on(portTo(unix.IPPROTO_UDP, dnsPort), redirect(c.Ports.DNS)),

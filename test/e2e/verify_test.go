@@ -114,7 +114,7 @@ func walls() []wall {
 	return []wall{
 		{"the host's input", [][]string{nft("flush", "chain", "inet", "bield", "from_guests_to_host")},
 			[]string{"a TCP port that was just opened", "a UDP port that was just opened", "a raw socket of IP protocol 253", "on which it listens"}},
-		{"egress", [][]string{nft("insert", "rule", "inet", "bield", "egress", "accept")},
+		{"egress", [][]string{nft("insert", "rule", "inet", "bield", "egress", "accept"), nft("flush", "chain", "inet", "bield", "steer")},
 			[]string{"cloud metadata", "private 10.0.0.0/8", "private 172.16.0.0/12", "carrier-grade NAT", "the host's neighbour", "past bield's resolver"}},
 		{"the hairpin's rule", [][]string{nft("insert", "rule", "inet", "bield", "forward", "accept")},
 			[]string{"by way of the host to second"}},
