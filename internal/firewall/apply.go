@@ -266,7 +266,7 @@ func advise(ctx context.Context, tables []table, err error) error {
 	}
 	for _, t := range tables {
 		if probe := try(ctx, t); probe != nil {
-			return fmt.Errorf("the running kernel cannot do what bield needs of nftables family %s: %w: load its modules (`modprobe -a nf_tables nft_ct nft_masq`), or use a kernel with CONFIG_NF_TABLES_INET, CONFIG_NF_TABLES_BRIDGE, CONFIG_NFT_CT and CONFIG_NFT_MASQ", family(t.family), probe)
+			return fmt.Errorf("the running kernel cannot do what bield needs of nftables family %s: %w: load its modules (`modprobe -a nf_tables nft_ct nft_masq nft_redir nft_fib_inet nft_reject_inet nft_log nfnetlink_log`), or use a kernel with CONFIG_NF_TABLES_INET, CONFIG_NF_TABLES_BRIDGE, CONFIG_NFT_CT, CONFIG_NFT_MASQ, CONFIG_NFT_REDIR, CONFIG_NFT_FIB_INET, CONFIG_NFT_REJECT_INET, CONFIG_NFT_LOG and CONFIG_NETFILTER_NETLINK_LOG", family(t.family), probe)
 		}
 	}
 	return err
