@@ -31,7 +31,7 @@ func (b *builder) machine() {
 	b.listed("virtio-serial ports", "/sys/class/virtio-ports/*/name", func(_, name string) bool {
 		return name == "" || slices.Contains(b.VirtioPorts, name)
 	})
-	b.listed("options of the host's in fw_cfg", "/sys/firmware/qemu_fw_cfg/by_name/opt/*", func(string, string) bool { return false })
+	b.firmware()
 	b.devices()
 }
 
@@ -98,6 +98,27 @@ func (b *builder) expectedDisks() func(path, content string) bool {
 		return size == "0" || b.RootOnDisk && name == "vda" ||
 			strings.HasPrefix(name, "ram") || strings.HasPrefix(name, "loop") || strings.HasPrefix(name, "zram")
 	}
+}
+
+// firmware looks for options that the VMM was given for guests. A kernel without
+// its module shows none at all.
+func (b *builder) firmware() {
+	const files = "/sys/firmware/qemu_fw_cfg/by_name/"
+	id := b.order(probe.Order{Verb: probe.Glob, Path: files + "*/*"})
+	b.add(attempt{category: catMachine, name: "options of the host's in fw_cfg", expected: "none but the VM's own", judge: func(e Evidence) verdict {
+		r := e.Results[id]
+		if r.Outcome != probe.OK || len(r.Data) == 0 {
+			return verdict{got: "the guest's kernel does not show any", unchecked: true}
+		}
+		var options []string
+		for p, content := range lines(r.Data) {
+			if strings.HasPrefix(p, files+"opt/") {
+				options = append(options, strings.TrimSpace(p+" "+content))
+			}
+		}
+		slices.Sort(options)
+		return verdict{got: joined(options, "none other"), hole: len(options) > 0}
+	}})
 }
 
 // listed looks at all files that match, and wants each to be expected.

@@ -108,6 +108,9 @@ func breached(f Facts, p Plan) Evidence {
 			}
 		case probe.Glob:
 			r.Data = []byte("/sys/a/b\t0x0009\n/sys/c/d\t0x0009\n")
+			if firmware, options := strings.CutSuffix(o.Path, "*/*"); options {
+				r.Data = []byte(firmware + "opt/host\t\n" + firmware + "etc/acpi\t\n")
+			}
 		case probe.Handles:
 			r.Data = []byte(f.Secret)
 		case probe.Vsock:

@@ -29,13 +29,14 @@ func TestVerify(t *testing.T) {
 // verified is a host with a VM to verify and its sibling.
 type verified struct {
 	h                    *host
+	name                 string // of the VM
 	workspace, reference string
 	listener             net.Listener
 }
 
 func newVerified(t *testing.T) *verified {
 	h := newHost(t)
-	v := &verified{h: h, workspace: h.folder(t, "work/first", guestUID, guestGID), reference: h.folder(t, "work/reference", guestUID, guestGID)}
+	v := &verified{h: h, name: "first", workspace: h.folder(t, "work/first", guestUID, guestGID), reference: h.folder(t, "work/reference", guestUID, guestGID)}
 	second := h.folder(t, "second", guestUID, guestGID)
 	h.configure(t, fmt.Sprintf(`  first:
     ip: 192.168.83.2
@@ -57,7 +58,7 @@ func newVerified(t *testing.T) *verified {
 // verify runs the verb and returns its table and exit code.
 func (v *verified) verify(t *testing.T) ([]api.Attempt, int) {
 	t.Helper()
-	out, err := v.h.command("verify", "first", "--json").Output()
+	out, err := v.h.command("verify", v.name, "--json").Output()
 	code := 0
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

@@ -31,7 +31,7 @@ func TestVerifyShares(t *testing.T) {
     workspace: %s
     shares: [{source: %s, mountPoint: /mnt/reference, readOnly: true}]
 `, workspace, reference))
-	v := &verified{h: h, workspace: workspace, reference: reference}
+	v := &verified{h: h, name: "first", workspace: workspace, reference: reference}
 	for mode, holes := range map[string][]string{
 		"as it is": nil,
 		"writable": {"reference: mounted anew for writing, a file is written", "ssh-host-keys: mounted anew for writing, a file is written"},
