@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math"
 	"net/netip"
@@ -77,6 +78,9 @@ func disjoint(targets []spec.Target) []spec.Target {
 			kept = append(kept, spec.Target{Prefix: k.prefix, Port: k.port})
 		}
 	}
+	slices.SortFunc(kept, func(a, b spec.Target) int {
+		return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()), cmp.Compare(a.Port, b.Port))
+	})
 	return kept
 }
 

@@ -234,7 +234,7 @@ func furnishMachine(t *testing.T, h *host, work string) {
 		t.Fatal(err)
 	}
 	run(t, "install", "-m", "755", self, filepath.Join(work, "fakes"))
-	h.write(t, filepath.Join(work, "bieldd.default"), "PATH=/opt/fakes:/usr/sbin:/usr/bin\nhttp_proxy=http://127.0.0.1:9\nBIELDD_OPTIONS=\"--boot-timeout 1m\"\n")
+	h.write(t, filepath.Join(work, "bieldd.default"), "PATH=/opt/fakes:/usr/sbin:/usr/bin\nBIELD_TEST_WRITES=/opt/fakes/net\nhttp_proxy=http://127.0.0.1:9\nBIELDD_OPTIONS=\"--boot-timeout 1m\"\n")
 	h.write(t, filepath.Join(work, "bield.yaml"), `subnet: 10.77.0
 user: {name: dev, uid: 4711, gid: 4712}
 stopTimeout: 5s

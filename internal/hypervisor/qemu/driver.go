@@ -162,19 +162,23 @@ func confirm(ctx context.Context, vm *VM, log string) (*VM, error) {
 	answered := make(chan struct{})
 	ask, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var ran bool
 	var err error
 	go func() {
 		defer close(answered)
-		err = vm.begin(ask)
+		ran, err = vm.begin(ask)
 	}()
 	select {
 	case <-answered:
 	case <-vm.Done():
 		cancel()
 		<-answered
-		err = errors.New("it ended")
+		if err != nil {
+			err = errors.New("it ended")
+		}
 	}
-	if err == nil {
+	// A guest that ran and is over at once has not failed to start.
+	if err == nil || ran && ends(vm) {
 		return vm, nil
 	}
 	vm.letGo()
@@ -185,19 +189,34 @@ func confirm(ctx context.Context, vm *VM, log string) (*VM, error) {
 	return nil, explain(err, vm.Exit(), log)
 }
 
+// endTime is how long after the loss of its answer QEMU may be seen to end.
+const endTime = time.Second
+
+func ends(vm *VM) bool {
+	timer := time.NewTimer(endTime)
+	defer timer.Stop()
+	select {
+	case <-vm.Done():
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
 // begin connects the serial line and lets the guest run: QEMU takes connections
-// in the order in which they are made, and what is printed before is lost.
-func (v *VM) begin(ctx context.Context) error {
+// in the order in which they are made, and what is printed before is lost. ran
+// says that the guest may have run, also where the answer was not heard.
+func (v *VM) begin(ctx context.Context) (ran bool, err error) {
 	if err := execute(ctx, v.socket(qmpSocket), "query-status"); err != nil {
-		return err
+		return false, err
 	}
 	serial, err := hypervisor.Dial(ctx, v.socket(serialSocket))
 	if err != nil {
-		return fmt.Errorf("connect to the serial line: %w", err)
+		return false, fmt.Errorf("connect to the serial line: %w", err)
 	}
 	v.first.Keep(serial)
 	v.watch.await(ctx)
-	return execute(ctx, v.socket(qmpSocket), "cont")
+	return true, execute(ctx, v.socket(qmpSocket), "cont")
 }
 
 // explain adds what QEMU said before it ended.
