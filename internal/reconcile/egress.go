@@ -262,15 +262,38 @@ func (e *Engine) EgressCheck(ctx context.Context, caller Caller, name, target st
 	return EgressCheck{Check: check, Target: target}, err
 }
 
-// EgressLog shows what was refused to a VM, and with follow goes on until ctx or
-// the egress process ends.
+// EgressLog shows what was refused to a VM, and with follow goes on until ctx,
+// the VM or the egress process ends.
 func (e *Engine) EgressLog(ctx context.Context, caller Caller, name string, follow bool, show func(Denial) error) error {
 	client, err := e.egressFor(caller, name)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	return client.Log(ctx, name, follow, show)
+	inner, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if follow {
+		e.tasks.Go(func() { e.whileRuns(inner, name); cancel() })
+	}
+	err = client.Log(inner, name, follow, show)
+	if inner.Err() != nil && ctx.Err() == nil {
+		return nil // the VM has ended
+	}
+	return err
+}
+
+// whileRuns returns when the VM's run of now is over, or with ctx.
+func (e *Engine) whileRuns(ctx context.Context, name string) {
+	e.mu.Lock()
+	r := e.hold(name).run
+	e.mu.Unlock()
+	if r == nil {
+		return
+	}
+	select {
+	case <-r.letGo:
+	case <-ctx.Done():
+	}
 }
 
 // egressFor is a client for what concerns a VM that runs and that the caller may
