@@ -74,7 +74,8 @@ func sshArguments(access api.AccessReply, command []string) []string {
 		"-o", "HostKeyAlias=" + access.Alias,
 		"-o", "ForwardAgent=no",
 		"-o", "LogLevel=ERROR",
-		"-o", "ServerAliveInterval=5",
+		// A guest without KVM may be silent for 15 seconds and live.
+		"-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6",
 	}
 	args = append(args, "--", access.User+"@"+access.Address)
 	if len(command) == 1 {

@@ -23,7 +23,7 @@ func TestSSHArguments(t *testing.T) {
 		"-o", "HostKeyAlias=one.bield",
 		"-o", "ForwardAgent=no",
 		"-o", "LogLevel=ERROR",
-		"-o", "ServerAliveInterval=5",
+		"-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6",
 		"--", "dev@192.168.83.2",
 	}
 	for name, c := range map[string]struct{ command, want []string }{
