@@ -84,6 +84,8 @@ func one(o Order) ([]byte, error) {
 		return nil, sendFrame(o)
 	case Vsock:
 		return tryVsock(o)
+	case Firmware:
+		return onThread(firmware)
 	case Read:
 		return readStart(o.Path)
 	case Glob:

@@ -100,20 +100,22 @@ func (b *builder) expectedDisks() func(path, content string) bool {
 	}
 }
 
-// firmware looks for options that the VMM was given for guests. A kernel without
-// its module shows none at all.
+// firmware looks for options that the VMM was given for guests.
 func (b *builder) firmware() {
-	const files = "/sys/firmware/qemu_fw_cfg/by_name/"
-	id := b.order(probe.Order{Verb: probe.Glob, Path: files + "*/*"})
+	id := b.order(probe.Order{Verb: probe.Firmware})
 	b.add(attempt{category: catMachine, name: "options of the host's in fw_cfg", expected: "none but the VM's own", judge: func(e Evidence) verdict {
 		r := e.Results[id]
-		if r.Outcome != probe.OK || len(r.Data) == 0 {
-			return verdict{got: "the guest's kernel does not show any", unchecked: true}
+		switch r.Outcome {
+		case probe.OK:
+		case "ENODEV":
+			return verdict{got: "there is no such device"}
+		default:
+			return verdict{got: orDone(r), unchecked: true}
 		}
 		var options []string
-		for p, content := range lines(r.Data) {
-			if strings.HasPrefix(p, files+"opt/") {
-				options = append(options, strings.TrimSpace(p+" "+content))
+		for name, content := range lines(r.Data) {
+			if strings.HasPrefix(name, "opt/") {
+				options = append(options, strings.TrimSpace(name+" "+content))
 			}
 		}
 		slices.Sort(options)

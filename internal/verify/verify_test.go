@@ -61,6 +61,8 @@ func walled(p Plan) Evidence {
 			if strings.HasPrefix(o.Path, "/sys/bus") {
 				r.Data = []byte("/sys/x\t0x0001\n")
 			}
+		case probe.Firmware:
+			r.Outcome = "ENODEV"
 		case probe.Filesystem:
 			r.Outcome, r.Data = probe.OK, []byte(magicOverlay)
 		}
@@ -108,9 +110,8 @@ func breached(f Facts, p Plan) Evidence {
 			}
 		case probe.Glob:
 			r.Data = []byte("/sys/a/b\t0x0009\n/sys/c/d\t0x0009\n")
-			if firmware, options := strings.CutSuffix(o.Path, "*/*"); options {
-				r.Data = []byte(firmware + "opt/host\t\n" + firmware + "etc/acpi\t\n")
-			}
+		case probe.Firmware:
+			r.Data = []byte("opt/host\tsecret\netc/acpi\t\n")
 		case probe.Handles:
 			r.Data = []byte(f.Secret)
 		case probe.Vsock:

@@ -1,0 +1,15 @@
+#include "textflag.h"
+
+// func outw(port, value uint16)
+TEXT ·outw(SB), NOSPLIT, $0-4
+	MOVW port+0(FP), DX
+	MOVW value+2(FP), AX
+	OUTW
+	RET
+
+// func inb(port uint16) byte
+TEXT ·inb(SB), NOSPLIT, $0-9
+	MOVW port+0(FP), DX
+	INB
+	MOVB AX, ret+8(FP)
+	RET
