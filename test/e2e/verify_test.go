@@ -120,9 +120,14 @@ func walls() []wall {
 		{"the hairpin's rule", [][]string{nft("insert", "rule", "inet", "bield", "forward", "accept")},
 			[]string{"by way of the host to second"}},
 		{"anti-spoofing", [][]string{nft("flush", "chain", "bridge", "bield", "prerouting")},
-			[]string{"a frame with another MAC", "a packet with a sibling's address", "a packet with the gateway's address", "ARP: the gateway is here", "VLAN 1", "IPv6: a router is here", "DHCP: an offer"}},
+			[]string{"a frame with another MAC", "a frame with a sibling's MAC", "a packet with a sibling's address", "a packet with the gateway's address",
+				"a packet with an address of the internet", "all of a sibling's", "ARP: the gateway is here", "ARP: a sibling is here", "ARP: this address has another MAC",
+				"VLAN 1", "VLAN 0, a priority alone", "a VLAN in a VLAN", "a protocol of its own",
+				"IPv6: a router is here", "IPv6: a neighbour is here", "IPv6: a datagram to all", "DHCPv6: an offer", "DHCP: an offer"}},
 		{"link-local frames", [][]string{nft("flush", "chain", "bridge", "bield", "input"), nft("flush", "chain", "inet", "bield", "prerouting")},
 			[]string{"past the bridge"}},
+		{"anti-spoofing of link-local frames", [][]string{nft("flush", "chain", "bridge", "bield", "prerouting"), nft("flush", "chain", "bridge", "bield", "input")},
+			[]string{"spanning tree"}},
 		{"isolated ports", [][]string{nft("flush", "chain", "bridge", "bield", "forward"),
 			nft("insert", "rule", "inet", "bield", "forward", "accept"), {"isolate", "off"}},
 			[]string{"by frames to second"}},
@@ -187,5 +192,30 @@ func (v *verified) leftovers(t *testing.T) {
 	v.h.in(t, "first", "echo another-run | sudo tee /var/.bield-verify-left-0123 > /dev/null")
 	if rows, code := v.verify(t); code != 1 || !holeIn(rows, "left in /var") {
 		t.Errorf("exit code %d:\n%s", code, table(rows))
+	}
+}
+
+// TestVerifyModes verifies a VM under systemd in each mode of egress, which
+// changes as it runs: what is open is told from a hole.
+func TestVerifyModes(t *testing.T) {
+	h := newHost(t)
+	v := &verified{h: h, name: "one", workspace: h.folder(t, "work", guestUID, guestGID)}
+	for _, c := range []struct{ mode, expected string }{
+		{"public", "closed"}, {"open", "open"}, {"allowlist", "closed"}, {"none", "closed"},
+	} {
+		h.configure(t, minimal(v.workspace)+"    init: systemd\n    egress: "+c.mode+"\n")
+		h.bield(t, "up")
+		rows, code := v.verify(t)
+		if code != 0 {
+			t.Errorf("%s: exit code %d:\n%s", c.mode, code, table(rows))
+		}
+		for _, r := range rows {
+			if !strings.HasPrefix(r.Attempt, "private 10.0.0.0/8") {
+				continue
+			}
+			if r.Expected != c.expected || r.Unchecked || (c.mode == "open") != strings.Contains(r.Got, "it left by ext0") {
+				t.Errorf("%s: %s: expected %s, got %s", c.mode, r.Attempt, r.Expected, r.Got)
+			}
+		}
 	}
 }

@@ -20,7 +20,8 @@ import (
 )
 
 // TestVerifyShares verifies a VM whose shares are served as they should not be:
-// by a virtiofsd that writes what is read-only, and by one that is root.
+// by a virtiofsd that writes what is read-only, by one that is root, and by one
+// that serves all of the host.
 func TestVerifyShares(t *testing.T) {
 	w := newWrapper(t)
 	h := newHost(t)
@@ -34,12 +35,17 @@ func TestVerifyShares(t *testing.T) {
 	v := &verified{h: h, name: "first", workspace: workspace, reference: reference}
 	for mode, holes := range map[string][]string{
 		"as it is": nil,
+		"everything": {"workspace: a link to a file of the host's, absolute", "workspace: a link to a file of the host's, relative", "workspace: .. out of it",
+			"workspace: file handles of what it does not show", "workspace: rename to the folder above", "workspace: link to the folder above"},
 		"writable": {"reference: mounted anew for writing, a file is written", "ssh-host-keys: mounted anew for writing, a file is written"},
 		"root":     {"workspace: mknod of a block device", "workspace: mknod of a char device", "workspace: a setuid program of root's"},
 	} {
 		t.Run(mode, func(t *testing.T) {
 			w.serve(t, mode)
 			h.bield(t, "up")
+			if mode == "everything" {
+				lead(t, v)
+			}
 			rows, code := v.verify(t)
 			if want := map[bool]int{true: 1}[len(holes) > 0]; code != want {
 				t.Errorf("exit code %d:\n%s", code, table(rows))
@@ -52,6 +58,20 @@ func TestVerifyShares(t *testing.T) {
 			v.swept(t)
 			h.bield(t, "down", "first")
 		})
+	}
+}
+
+// lead has a guest whose workspace is all of the host's files use them: under the
+// paths that they have on the host, as one does that climbs out of its share.
+func lead(t *testing.T, v *verified) {
+	t.Helper()
+	const host = "/mnt/host"
+	for _, line := range []string{
+		"mkdir " + host, "mount --bind /workspace " + host, "umount -l /workspace", "rmdir /workspace",
+		"ln -s " + host + v.workspace + " /workspace",
+		"mkdir -p " + filepath.Dir(v.h.run), "ln -s " + host + v.h.run + " " + v.h.run,
+	} {
+		v.h.in(t, v.name, "cd / && sudo "+line)
 	}
 }
 
@@ -87,7 +107,7 @@ mode=$(cat %[1]s/mode)
 case "$mode $*" in
   writable*--cache=auto*)
     for a do shift; [ "$a" = --readonly ] || set -- "$@" "$a"; done ;;
-  root*--cache=auto*) exec %[1]s/%[2]s "$@" ;;
+  root*--cache=auto*|everything*--cache=auto*) exec %[1]s/%[2]s "$@" ;;
 esac
 exec %[3]s "$@"
 `, dir, handOver, strings.Join(argv, " "))
@@ -176,8 +196,15 @@ func (w *wrapper) serveAsRoot(conn *net.UnixConn) (*exec.Cmd, error) {
 	listener := os.NewFile(uintptr(fds[0]), "listener")
 	defer listener.Close()
 	args := append(w.real[1:len(w.real):len(w.real)], "--fd=3", "--shared-dir=.", "--sandbox=none", "--inode-file-handles=never", "--cache=auto")
-	if slices.Contains(h.Args, "--readonly") {
+	mode, err := os.ReadFile(filepath.Join(w.dir, "mode"))
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case slices.Contains(h.Args, "--readonly"):
 		args = append(args, "--readonly")
+	case string(mode) == "everything":
+		args = append(args, "--shared-dir=/")
 	}
 	cmd := exec.Command(w.real[0], args...)
 	cmd.Dir, cmd.ExtraFiles = fmt.Sprintf("/proc/%d/cwd", h.PID), []*os.File{listener}

@@ -53,7 +53,8 @@ type Device struct {
 	memory  memory
 	pending [][]byte // packets for the guest that had no buffer
 	streams map[uint32]*stream
-	port    uint32 // of the host, the last one used
+	listens map[uint32]bool // ports of the host on which each connection is taken
+	port    uint32          // of the host, the last one used
 	changed *sync.Cond
 }
 
@@ -62,9 +63,17 @@ type Device struct {
 //
 //	-chardev socket,id=vsock,path=PATH -device vhost-user-vsock-device,chardev=vsock
 func New(cid uint64) *Device {
-	d := &Device{cid: cid, streams: map[uint32]*stream{}, port: 1 << 30}
+	d := &Device{cid: cid, streams: map[uint32]*stream{}, listens: map[uint32]bool{}, port: 1 << 30}
 	d.changed = sync.NewCond(&d.mu)
 	return d
+}
+
+// Listen lets the guest connect to a port of the host's, once at a time; what it
+// sends there is forgotten.
+func (d *Device) Listen(port uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.listens[port] = true
 }
 
 // ServeQEMU is the device for the one connection of QEMU's, until that ends.

@@ -2,6 +2,7 @@ package vsock
 
 import (
 	"encoding/binary"
+	"io"
 	"net"
 )
 
@@ -115,6 +116,10 @@ func (d *Device) receive(r *ring) {
 // serve answers one packet of the guest's. Needs d.mu.
 func (d *Device) serve(p packet) {
 	s := d.streams[p.dstPort]
+	if s == nil && p.op == opRequest && d.listens[p.dstPort] {
+		d.take(p)
+		return
+	}
 	if s == nil || s.guest != p.srcPort {
 		if p.op != opReset { // nobody on the host listens
 			d.send(&stream{host: p.dstPort, guest: p.srcPort}, opReset, 0, nil)
@@ -140,6 +145,18 @@ func (d *Device) serve(p packet) {
 	case opCreditRequest:
 		d.send(s, opCreditUpdate, 0, nil)
 	}
+}
+
+// take answers a connection of the guest's. Needs d.mu.
+func (d *Device) take(p packet) {
+	ours, theirs := net.Pipe()
+	go func() {
+		_, _ = io.Copy(io.Discard, theirs)
+		_ = theirs.Close()
+	}()
+	s := &stream{conn: ours, host: p.dstPort, guest: p.srcPort, connected: make(chan bool, 1), room: p.bufAlloc}
+	d.streams[s.host] = s
+	d.send(s, opResponse, 0, nil)
 }
 
 // drop forgets a stream. Needs d.mu.
