@@ -31,8 +31,9 @@ func onThread(do func() ([]byte, error)) (data []byte, err error) {
 	return data, err
 }
 
-// firmware lists the files of fw_cfg, each with the start of what is in it, as
-// glob does. It asks the device and no driver of the guest's.
+// firmware lists the options in fw_cfg, each with the start of what is in it, as
+// glob does; the other files are tables of the machine's. It asks the device and
+// no driver of the guest's.
 func firmware() ([]byte, error) {
 	if err := allowPorts(firmwarePort, 2); err != nil {
 		return nil, err
@@ -49,11 +50,11 @@ func firmware() ([]byte, error) {
 	var list []byte
 	for ; len(directory) > 0; directory = directory[64:] {
 		name, _, _ := bytes.Cut(directory[8:64], []byte{0})
+		if !bytes.HasPrefix(name, []byte("opt/")) {
+			continue
+		}
 		size := min(binary.BigEndian.Uint32(directory), maxStart)
 		content := readFirmware(binary.BigEndian.Uint16(directory[4:]), int(size))
-		if !bytes.HasPrefix(name, []byte("opt/")) {
-			content = nil // tables of the machine's, not for people
-		}
 		list = fmt.Appendf(list, "%s\t%s\n", name, bytes.Join(bytes.Fields(content), []byte{' '}))
 	}
 	return list, nil

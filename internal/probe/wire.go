@@ -34,8 +34,8 @@ const (
 	// Vsock connects to the ports 1 to Number of the host, CID 2; the result's
 	// data lists those that took it.
 	Vsock Verb = "vsock"
-	// Firmware lists the files of QEMU's firmware configuration device, each with
-	// the start of what is in it if it is an option.
+	// Firmware lists the options in QEMU's firmware configuration device, each with
+	// the start of what is in it.
 	Firmware Verb = "firmware"
 	// Read reads the start of the file Path.
 	Read Verb = "read"

@@ -114,9 +114,7 @@ func (b *builder) firmware() {
 		}
 		var options []string
 		for name, content := range lines(r.Data) {
-			if strings.HasPrefix(name, "opt/") {
-				options = append(options, strings.TrimSpace(name+" "+content))
-			}
+			options = append(options, strings.TrimSpace(name+" "+content))
 		}
 		slices.Sort(options)
 		return verdict{got: joined(options, "none other"), hole: len(options) > 0}

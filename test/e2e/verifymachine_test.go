@@ -22,8 +22,7 @@ func TestVerifyMachine(t *testing.T) {
 	h.configure(t, minimal(workspace)+"    storeOnDisk: true\n") // its kernel then knows disks
 	v := &verified{h: h, workspace: workspace, name: "one"}
 	wrap := wrapQEMU(t)
-	const openPort = 1023
-	socket := vsockOf(t, h.folder(t, "vsock", 0, 0), openPort)
+	socket := vsockOf(t, h.folder(t, "vsock", 0, 0), 1023)
 	for _, c := range []struct {
 		name, more string
 		inside     string // what the guest's root does first
